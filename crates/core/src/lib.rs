@@ -1,0 +1,27 @@
+//! The vocabulary of Aether: ids, names, specs, states and their legal moves,
+//! principals, errors, and the documents of the HTTP API.
+//!
+//! Not here: I/O, clocks, threads. The operating system's clock and random
+//! source stand behind the feature `system`, for binaries and tests.
+
+pub mod api;
+pub mod error;
+pub mod id;
+pub mod image;
+pub mod name;
+pub mod principal;
+pub mod secret;
+pub mod source;
+pub mod spec;
+pub mod state;
+pub mod time;
+
+pub use error::{Code, FieldError, Problem};
+pub use id::{AgentId, EventId, ExecId, KeyId, NodeId, RequestId, TenantId};
+pub use name::AgentName;
+pub use principal::{Permission, Principal, Role, TenantScope};
+pub use secret::Secret;
+pub use source::{Clock, Rng};
+pub use spec::AgentSpec;
+pub use state::{Desired, Observed};
+pub use time::Timestamp;

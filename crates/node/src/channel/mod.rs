@@ -1,0 +1,1 @@
+//! The byte stream to a guest: handshake, HTTP/2, clients.

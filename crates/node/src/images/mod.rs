@@ -1,0 +1,1 @@
+//! From an image reference or archive to a read-only device.

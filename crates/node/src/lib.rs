@@ -1,0 +1,14 @@
+//! The node: everything between an assignment and a running sandbox.
+//!
+//! - `engine`: what runs a sandbox; `jail`: how its process is confined
+//! - `network`: slots made in advance, rules, the resolver
+//! - `images`: references to read-only devices
+//! - `channel`: the byte stream to the guest and the clients on it
+//!
+//! Not here: what should be. The control plane says that; the node makes it
+//! true, journals before each side effect, and reports what is.
+
+pub mod channel;
+pub mod engine;
+pub mod images;
+pub mod network;

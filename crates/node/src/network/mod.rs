@@ -1,0 +1,2 @@
+//! Network slots: namespace, tap, veth, rules and resolver sockets, made in
+//! advance and named by number.
