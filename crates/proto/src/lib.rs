@@ -17,3 +17,9 @@ pub mod guest {
 pub mod node {
     tonic::include_proto!("aether.node.v1");
 }
+
+/// An in-memory stand-in for a TCP connection between the two.
+#[cfg(feature = "node")]
+pub mod pipe;
+#[cfg(feature = "node")]
+pub use pipe::pipe;
