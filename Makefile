@@ -1,0 +1,82 @@
+# Aether's commands. `make demo` and `make test` need nothing before them but
+# Debian 12 or later and Rust; what is missing is installed by scripts/deps.sh.
+
+SHELL := /bin/bash
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+HOST_TRIPLE := x86_64-unknown-linux-gnu
+GUEST := $(abspath $(TARGET))/$(HOST_TRIPLE)/guest/aether-guest
+DEMO := $(abspath $(TARGET))/demo
+export AETHER_GUEST_BIN := $(GUEST)
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.PHONY: deps
+deps: ## install what building and running need
+	@scripts/deps.sh build run
+
+.PHONY: guest
+guest: ## the static first process of a sandbox
+	@cargo build -q -p aether-guest --profile guest --target $(HOST_TRIPLE) \
+	  --config 'target.$(HOST_TRIPLE).rustflags=["-C","target-feature=+crt-static"]'
+	@size=$$(stat -c %s $(GUEST)); echo "guest: $$size bytes"; [ $$size -lt 4194304 ]
+
+.PHONY: build
+build: deps guest ## the one binary, for development
+	cargo build -p aether
+
+.PHONY: release
+release: deps guest ## the one binary, for use: target/release/aether
+	cargo build --release -p aether
+
+.PHONY: demo
+demo: release ## the tour in a real microVM, timed, and nothing left behind
+	@scripts/deps.sh build run test
+	@scripts/demo-image.sh $(DEMO)
+	@AETHER=$(abspath $(TARGET))/release/aether DEMO=$(DEMO) scripts/demo.sh
+
+.PHONY: fmt
+fmt: ## format
+	cargo fmt --all
+
+.PHONY: lint
+lint: ## formatting and lints, as CI runs them
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -q -- -D warnings
+
+.PHONY: test-deps
+test-deps:
+	@scripts/deps.sh build run test
+
+.PHONY: unit
+unit: test-deps guest ## unit, property and service tests, crate by crate
+	cargo test --workspace --exclude aether-e2e
+
+.PHONY: e2e
+e2e: test-deps guest ## end to end, in real microVMs, against the built binary
+	cargo build -p aether
+	scripts/demo-image.sh $(DEMO)
+	AETHER_BIN=$(abspath $(TARGET))/debug/aether AETHER_DEMO=$(DEMO) \
+	  cargo test -p aether-e2e -- --test-threads=2
+
+.PHONY: test
+test: test-deps lint unit e2e ## everything
+
+.PHONY: leaks
+leaks: test-deps guest ## the long leak proof: 200 rounds and 50 at once (about 20 minutes)
+	cargo build -p aether
+	scripts/demo-image.sh $(DEMO)
+	AETHER_BIN=$(abspath $(TARGET))/debug/aether AETHER_DEMO=$(DEMO) AETHER_ROUNDS=200 AETHER_BURST=50 \
+	  cargo test -p aether-e2e -- --test-threads=1 --nocapture leaks
+
+.PHONY: bench
+bench: release ## benchmarks, as ratios: results/bench.json
+	@scripts/deps.sh build run test
+	scripts/demo-image.sh $(DEMO)
+	AETHER_BIN=$(abspath $(TARGET))/release/aether AETHER_DEMO=$(DEMO) \
+	  cargo run --release -p aether-bench
+
+.PHONY: openapi
+openapi: ## renew docs/openapi.json from the routes
+	UPDATE_OPENAPI=1 cargo test -p aether-control openapi
