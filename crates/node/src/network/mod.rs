@@ -1,2 +1,10 @@
 //! Network slots: namespace, tap, veth, rules and resolver sockets, made in
 //! advance and named by number.
+
+mod config;
+mod error;
+mod pool;
+
+pub use config::{MAX_SLOTS, NetworkConfig};
+pub use error::NetworkError;
+pub use pool::{ClaimedNet, GuestNet, GuestNet6, NetworkPool, SlotCounters};

@@ -1,0 +1,182 @@
+//! What the operator decides about the network, and every name and address
+//! that follows from it. Pure: no I/O.
+
+use super::NetworkError;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+/// More would not fit the interface names' five digits.
+pub const MAX_SLOTS: u32 = 65_536;
+/// Interface names hold 15 bytes: prefix, dash, five digits.
+const MAX_PREFIX: usize = 9;
+const MAX_ALLOW: usize = 256;
+const MAX_UPSTREAMS: usize = 8;
+
+/// The guest's side of every slot, equal in all of them, so that a checkpoint
+/// restores in any slot without learning new neighbours.
+pub(crate) const GUEST: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 2);
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
+pub(crate) const GUEST_PREFIX_LEN: u8 = 30;
+pub(crate) const GUEST_MAC: [u8; 6] = [0x02, 0xae, 0x74, 0x68, 0x00, 0x02];
+pub(crate) const GATEWAY_MAC: [u8; 6] = [0x02, 0xae, 0x74, 0x68, 0x00, 0x01];
+pub(crate) const GUEST6: Ipv6Addr = Ipv6Addr::new(0xfdae, 0x7468, 0x6572, 0, 0, 0, 0, 2);
+pub(crate) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfdae, 0x7468, 0x6572, 0, 0, 0, 0, 1);
+pub(crate) const GUEST6_PREFIX_LEN: u8 = 126;
+
+#[derive(Clone, Debug)]
+pub struct NetworkConfig {
+    /// Namespaces are bound to files in `run_dir/netns`.
+    pub run_dir: PathBuf,
+    /// Every host object begins with it: namespace and veth `<prefix>-<slot>`,
+    /// table `inet <prefix>`. A letter, then at most 8 letters or digits. Two
+    /// daemons on one host need two prefixes.
+    pub prefix: String,
+    /// Slot numbers are below it.
+    pub slots: u32,
+    /// Slots kept ready-made.
+    pub spare: u32,
+    /// Two addresses of it per slot, between host and namespace. Two daemons
+    /// on one host need two of them.
+    pub uplink_net: Ipv4Net,
+    /// Sandboxes get IPv6 when the operator routes this prefix (at most /112)
+    /// to the node: one address per slot. Without it all IPv6 is dropped.
+    pub ipv6_prefix: Option<Ipv6Net>,
+    /// Where the resolver asks. Empty: the servers of /etc/resolv.conf.
+    pub upstream_dns: Vec<SocketAddr>,
+    /// Destinations that the operator opens although they are denied to all.
+    pub allow: Vec<IpNet>,
+    /// For sandboxes; none: the smallest of the uplinks'.
+    pub mtu: Option<u32>,
+    /// uid of a slot's VMM is this plus the slot; for the tap's owner.
+    pub uid_base: u32,
+}
+
+impl NetworkConfig {
+    /// Defaults. The carve follows from the prefix, so that daemons with
+    /// different prefixes rarely need to configure it.
+    pub fn new(run_dir: impl Into<PathBuf>, prefix: impl Into<String>) -> Self {
+        let prefix = prefix.into();
+        let uplink_net = default_uplink(&prefix);
+        Self {
+            run_dir: run_dir.into(),
+            prefix,
+            slots: 256,
+            spare: 4,
+            uplink_net,
+            ipv6_prefix: None,
+            upstream_dns: Vec::new(),
+            allow: Vec::new(),
+            mtu: None,
+            uid_base: 700_000,
+        }
+    }
+
+    /// Checks the whole before anything is touched.
+    pub fn validate(&self) -> Result<(), NetworkError> {
+        let bad = |key: &'static str, reason: String| Err(NetworkError::Config { key, reason });
+        let mut bytes = self.prefix.bytes();
+        let starts_well = bytes.next().is_some_and(|b| b.is_ascii_lowercase());
+        if !starts_well
+            || self.prefix.len() > MAX_PREFIX
+            || !bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        {
+            return bad(
+                "prefix",
+                format!("must be a lower-case letter and at most {} letters or digits", MAX_PREFIX - 1),
+            );
+        }
+        if self.slots == 0 || self.slots > MAX_SLOTS {
+            return bad("slots", format!("must be 1 to {MAX_SLOTS}, is {}", self.slots));
+        }
+        if self.spare > self.slots {
+            return bad("spare", format!("is more than slots ({})", self.slots));
+        }
+        if u64::from(self.slots) * 2 > 1u64 << (32 - u32::from(self.uplink_net.prefix_len())) {
+            return bad(
+                "uplink_net",
+                format!("{} is too small for {} slots of two addresses", self.uplink_net, self.slots),
+            );
+        }
+        if overlaps(&self.uplink_net, &guest_net()) {
+            return bad("uplink_net", format!("{} overlaps the guests' own {}", self.uplink_net, guest_net()));
+        }
+        if let Some(p) = self.ipv6_prefix
+            && p.prefix_len() > 112
+        {
+            return bad("ipv6_prefix", format!("{p} is too small: /112 or wider is needed"));
+        }
+        if self.allow.len() > MAX_ALLOW {
+            return bad("allow", format!("at most {MAX_ALLOW} networks"));
+        }
+        if self.upstream_dns.len() > MAX_UPSTREAMS {
+            return bad("upstream_dns", format!("at most {MAX_UPSTREAMS} servers"));
+        }
+        if let Some(mtu) = self.mtu
+            && !(1280..=65_521).contains(&mtu)
+        {
+            return bad("mtu", format!("must be 1280 to 65521, is {mtu}"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_slot(&self, slot: u32) -> Result<(), NetworkError> {
+        if slot >= self.slots {
+            return Err(NetworkError::NoSuchSlot { slot, slots: self.slots });
+        }
+        Ok(())
+    }
+
+    /// Namespace file and host interface of a slot.
+    pub(crate) fn name(&self, slot: u32) -> String {
+        format!("{}-{slot}", self.prefix)
+    }
+
+    /// The slot that an object's name belongs to; none for foreign names.
+    pub(crate) fn slot_of(&self, name: &str) -> Option<u32> {
+        let digits = name.strip_prefix(self.prefix.as_str())?.strip_prefix('-')?;
+        let slot: u32 = digits.parse().ok()?;
+        (slot.to_string() == digits && slot < MAX_SLOTS).then_some(slot)
+    }
+
+    pub(crate) fn netns_dir(&self) -> PathBuf {
+        self.run_dir.join("netns")
+    }
+
+    pub(crate) fn netns_path(&self, slot: u32) -> PathBuf {
+        self.netns_dir().join(self.name(slot))
+    }
+
+    /// (host, namespace) ends of the slot's link.
+    pub(crate) fn link_addresses(&self, slot: u32) -> (Ipv4Addr, Ipv4Addr) {
+        let first = u32::from(self.uplink_net.network()).wrapping_add(slot.wrapping_mul(2));
+        (Ipv4Addr::from(first), Ipv4Addr::from(first.wrapping_add(1)))
+    }
+
+    /// The slot's address as seen outside, where the operator gave a prefix.
+    pub(crate) fn outer6(&self, slot: u32) -> Option<Ipv6Addr> {
+        let net = self.ipv6_prefix?;
+        Some(Ipv6Addr::from(u128::from(net.network()) | (0x1_0000 - u128::from(slot) - 1).max(1)))
+    }
+}
+
+pub(crate) fn guest_net() -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(10, 200, 0, 0), GUEST_PREFIX_LEN)
+}
+
+fn overlaps(a: &Ipv4Net, b: &Ipv4Net) -> bool {
+    a.contains(b) || b.contains(a)
+}
+
+/// `aether` has 100.96.0.0/20; any other prefix one of the next 511.
+fn default_uplink(prefix: &str) -> Ipv4Net {
+    let index = if prefix == "aether" {
+        0
+    } else {
+        // FNV-1a: only to spread, and the same in every version.
+        let hash = prefix.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+        1 + (hash ^ (hash >> 16)) % 511
+    };
+    let base = u32::from(Ipv4Addr::new(100, 96, 0, 0));
+    Ipv4Net::new_assert(Ipv4Addr::from(base + (index << 12)), 20)
+}
