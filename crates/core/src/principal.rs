@@ -188,7 +188,7 @@ impl Principal {
 
     /// The key to this tenant's data.
     pub fn scope(&self) -> TenantScope {
-        TenantScope { tenant: self.tenant.clone(), actor: self.credential.to_string() }
+        TenantScope { tenant: self.tenant.clone(), actor: self.credential.to_string(), address: None }
     }
 }
 
@@ -199,12 +199,19 @@ impl Principal {
 pub struct TenantScope {
     tenant: TenantId,
     actor: String,
+    address: Option<String>,
 }
 
 impl TenantScope {
     /// The control plane's own work on an agent of `tenant`: TTL, reports.
     pub fn system(tenant: TenantId, component: &'static str) -> Self {
-        Self { tenant, actor: format!("system:{component}") }
+        Self { tenant, actor: format!("system:{component}"), address: None }
+    }
+
+    /// With the caller's network address, for the audit.
+    #[must_use]
+    pub fn from_address(self, address: impl Into<String>) -> Self {
+        Self { address: Some(address.into()), ..self }
     }
 
     pub fn tenant(&self) -> &TenantId {
@@ -213,6 +220,10 @@ impl TenantScope {
 
     pub fn actor(&self) -> &str {
         &self.actor
+    }
+
+    pub fn address(&self) -> Option<&str> {
+        self.address.as_deref()
     }
 }
 
