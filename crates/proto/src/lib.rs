@@ -3,6 +3,9 @@
 //!
 //! Not here: any behaviour but the channel's handshake, which both ends share.
 
+/// The handshake below HTTP/2 on a sandbox channel.
+pub mod channel;
+
 /// Connect services inside a sandbox: `aether.guest.v1` and E2B's `process`
 /// and `filesystem`.
 #[cfg(feature = "guest")]
