@@ -8,7 +8,16 @@
 //! Not here: what should be. The control plane says that; the node makes it
 //! true, journals before each side effect, and reports what is.
 
+pub mod cgroup;
 pub mod channel;
+pub mod config;
 pub mod engine;
 pub mod images;
+pub mod jail;
+pub mod kernel;
 pub mod network;
+pub mod node;
+
+pub use aether_proto::pipe::pipe;
+pub use config::NodeConfig;
+pub use node::{ControlDialer, DataListener, Node, NodeError, NodeParts};

@@ -2,6 +2,9 @@
 //! engines stays behind it. See docs/adr/0002-engines-and-isolation.md for
 //! how Firecracker and containers map onto it.
 
+pub mod doctor;
+pub mod qemu;
+
 use aether_core::AgentId;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};

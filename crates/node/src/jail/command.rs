@@ -1,0 +1,165 @@
+//! The daemon's side: a builder like `std::process::Command`.
+
+use super::JailError;
+use super::plan::{Bind, JailLimits, JailPlan};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Describes one jailed process. Its network namespace is always new and
+/// empty: descriptors that are passed in are its only ways out.
+#[derive(Debug)]
+pub struct Command {
+    plan: JailPlan,
+    fds: Vec<OwnedFd>,
+}
+
+impl Command {
+    /// `program` is a path inside the jail. `dir` is a host folder that must
+    /// not exist yet; it holds the private root's mount point and is the
+    /// caller's to remove afterwards ([`remove_dir`]).
+    pub fn new(program: impl Into<PathBuf>, dir: impl Into<PathBuf>) -> Self {
+        Self {
+            plan: JailPlan {
+                program: program.into(),
+                args: Vec::new(),
+                env: Vec::new(),
+                uid: 0,
+                gid: 0,
+                dir: dir.into(),
+                binds: Vec::new(),
+                kvm: false,
+                tmp_mb: 0,
+                fds: Vec::new(),
+                cgroup: None,
+                limits: JailLimits::default(),
+            },
+            fds: Vec::new(),
+        }
+    }
+
+    pub fn arg(mut self, arg: impl Into<String>) -> Self {
+        self.plan.args.push(arg.into());
+        self
+    }
+
+    pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.plan.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// The environment starts empty.
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.plan.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Never root; the caller sees to it that no two live jails share one.
+    pub fn uid_gid(mut self, uid: u32, gid: u32) -> Self {
+        self.plan.uid = uid;
+        self.plan.gid = gid;
+        self
+    }
+
+    /// A file or folder, read-only, nosuid, nodev, noexec.
+    pub fn ro_bind(self, source: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Self {
+        self.bind(source, target, false, false)
+    }
+
+    /// A file or folder from which programs and libraries are run.
+    pub fn exec_bind(self, source: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Self {
+        self.bind(source, target, false, true)
+    }
+
+    pub fn rw_bind(self, source: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Self {
+        self.bind(source, target, true, false)
+    }
+
+    fn bind(mut self, source: impl Into<PathBuf>, target: impl Into<PathBuf>, writable: bool, exec: bool) -> Self {
+        self.plan.binds.push(Bind { source: source.into(), target: target.into(), writable, exec });
+        self
+    }
+
+    /// A private, empty /tmp of this size.
+    pub fn tmp_mb(mut self, size: u64) -> Self {
+        self.plan.tmp_mb = size;
+        self
+    }
+
+    /// Show /dev/kvm.
+    pub fn kvm(mut self, show: bool) -> Self {
+        self.plan.kvm = show;
+        self
+    }
+
+    /// The descriptor appears in the program under `number`.
+    pub fn fd(mut self, fd: OwnedFd, number: i32) -> Self {
+        self.plan.fds.push(number);
+        self.fds.push(fd);
+        self
+    }
+
+    pub fn stdin(self, fd: OwnedFd) -> Self {
+        self.fd(fd, 0)
+    }
+
+    pub fn stdout(self, fd: OwnedFd) -> Self {
+        self.fd(fd, 1)
+    }
+
+    pub fn stderr(self, fd: OwnedFd) -> Self {
+        self.fd(fd, 2)
+    }
+
+    pub fn limits(mut self, limits: JailLimits) -> Self {
+        self.plan.limits = limits;
+        self
+    }
+
+    /// A path below each controller's root; made by the verb, removed by
+    /// [`crate::cgroup::remove`].
+    pub fn cgroup(mut self, name: impl Into<String>) -> Self {
+        self.plan.cgroup = Some(name.into());
+        self
+    }
+
+    pub fn plan(&self) -> &JailPlan {
+        &self.plan
+    }
+
+    /// Starts it: `aether_exe` is run as `aether jail`. Returns once the
+    /// program has been executed, so a missing program is an error here.
+    pub async fn spawn(self, aether_exe: &Path) -> Result<Jailed, JailError> {
+        self.plan.check()?;
+        let _ = (aether_exe, self.fds);
+        Err(JailError::Protocol("not built yet".into()))
+    }
+}
+
+/// A running jailed process, a child of this process. Dropping it does not
+/// end it.
+#[derive(Clone, Debug)]
+pub struct Jailed {
+    /// As the host sees it.
+    pub pid: u32,
+    pub pidfd: Arc<OwnedFd>,
+}
+
+impl Jailed {
+    /// Waits for its end; (exit code, signal), both none when it is not a
+    /// child of this process (adopted) or was reaped already.
+    pub async fn wait(&self) -> (Option<i32>, Option<i32>) {
+        (None, None)
+    }
+
+    /// SIGKILL.
+    pub fn kill(&self) -> Result<(), JailError> {
+        Ok(())
+    }
+}
+
+/// Removes a jail folder that [`Command::new`] named. Follows no symlink.
+pub fn remove_dir(dir: &Path) -> Result<(), JailError> {
+    let _ = dir;
+    Ok(())
+}

@@ -1,0 +1,31 @@
+//! The jail: how a process that handles hostile bytes is confined.
+//!
+//! ```text
+//!  daemon (async, many threads)              aether jail (one thread, root)            the program
+//!  Command ── spawn, stdin = socketpair ──▶  receives JailPlan (memfd) and descriptors
+//!                                            cgroup, namespaces, private root
+//!                                            clone(CLONE_PARENT) ──────────────────▶   limits, ids, caps,
+//!           ◀── pid, pidfd ────────────────  exits                                     seccomp, exec
+//!           ◀── end of file = exec done, or an error ──────────────────────────────┘
+//! ```
+//!
+//! The program becomes the daemon's own child (so that its exit code can be
+//! read) in a session of its own (so that it outlives the daemon). Nothing is
+//! done between fork and exec in the async process, and no helper program is
+//! run. Secrets travel in the plan or in descriptors, never in argv.
+//!
+//! Not here: what is run and with which arguments; the engines and the image
+//! converter say that.
+
+mod command;
+mod error;
+mod plan;
+mod verb;
+
+pub use command::{Command, Jailed, remove_dir};
+pub use error::JailError;
+pub use plan::{Bind, JailLimits, JailPlan};
+pub use verb::main;
+
+/// The hidden verb's name on the command line.
+pub const VERB: &str = "jail";
