@@ -1,4 +1,10 @@
 //! End to end, in real microVMs. `make e2e` builds what they need and runs them.
 #![allow(clippy::disallowed_methods, clippy::expect_used, reason = "tests wait on the real clock")]
 
+mod api;
+mod crash;
+mod faults;
+mod isolation;
+mod leaks;
+mod terminal;
 mod tour;
