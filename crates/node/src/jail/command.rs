@@ -2,9 +2,9 @@
 
 use super::JailError;
 use super::plan::{Bind, JailLimits, JailPlan};
+use super::spawn::{self, Jailed};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Describes one jailed process. Its network namespace is always new and
 /// empty: descriptors that are passed in are its only ways out.
@@ -128,38 +128,10 @@ impl Command {
     }
 
     /// Starts it: `aether_exe` is run as `aether jail`. Returns once the
-    /// program has been executed, so a missing program is an error here.
+    /// program has been executed, so a missing program is an error here. On
+    /// error no process is left; the folder and the cgroup may be.
     pub async fn spawn(self, aether_exe: &Path) -> Result<Jailed, JailError> {
         self.plan.check()?;
-        let _ = (aether_exe, self.fds);
-        Err(JailError::Protocol("not built yet".into()))
+        spawn::spawn(self.plan, self.fds, aether_exe.to_path_buf()).await
     }
-}
-
-/// A running jailed process, a child of this process. Dropping it does not
-/// end it.
-#[derive(Clone, Debug)]
-pub struct Jailed {
-    /// As the host sees it.
-    pub pid: u32,
-    pub pidfd: Arc<OwnedFd>,
-}
-
-impl Jailed {
-    /// Waits for its end; (exit code, signal), both none when it is not a
-    /// child of this process (adopted) or was reaped already.
-    pub async fn wait(&self) -> (Option<i32>, Option<i32>) {
-        (None, None)
-    }
-
-    /// SIGKILL.
-    pub fn kill(&self) -> Result<(), JailError> {
-        Ok(())
-    }
-}
-
-/// Removes a jail folder that [`Command::new`] named. Follows no symlink.
-pub fn remove_dir(dir: &Path) -> Result<(), JailError> {
-    let _ = dir;
-    Ok(())
 }

@@ -18,13 +18,19 @@
 //! converter say that.
 
 mod command;
+mod confine;
 mod error;
 mod plan;
+mod root;
+mod seccomp_list;
+mod spawn;
 mod verb;
+mod wire;
 
-pub use command::{Command, Jailed, remove_dir};
+pub use command::Command;
 pub use error::JailError;
 pub use plan::{Bind, JailLimits, JailPlan};
+pub use spawn::{Jailed, remove_dir};
 pub use verb::main;
 
 /// The hidden verb's name on the command line.
