@@ -1,0 +1,187 @@
+//! Creating agents and looking at them.
+
+use super::show::{clip, command, details, now, status};
+use super::{Context, agent_path, each};
+use crate::args::{CreateArgs, ListArgs, SandboxArgs};
+use crate::client::{IDEMPOTENCY_KEY, query};
+use crate::error::CliError;
+use crate::output::{ago, bytes, duration, fields, line, table, text};
+use crate::values::{environment, pairs};
+use aether_core::api::{AgentConfig, AgentHealth, AgentInfo, AgentStats, Page};
+use aether_core::source::OsRng;
+use aether_core::spec::{NetworkPolicy, ProcessRestart, Resources};
+use aether_core::{AgentName, EventId};
+use std::time::Duration;
+
+/// Most agents per request that the API gives.
+const PER_PAGE: usize = 100;
+
+/// The document for `POST /v1/agents` from the flags, checked here so that a
+/// mistake is told before anything is pulled.
+pub(super) fn config_of(
+    image: String,
+    words: Vec<String>,
+    sandbox: &SandboxArgs,
+) -> Result<AgentConfig, CliError> {
+    let mut config = AgentConfig::for_image(image);
+    config.name = sandbox.name.clone();
+    let mut words = words.into_iter();
+    config.command = words.next().into_iter().collect();
+    config.args = words.collect();
+    config.workdir.clone_from(&sandbox.workdir);
+    config.user.clone_from(&sandbox.user);
+    config.env = environment(&sandbox.env_file, &sandbox.env, |name| std::env::var(name).ok())?;
+    config.labels = pairs("--label", &sandbox.label)?;
+    config.resources =
+        Resources { cpu_count: sandbox.cpu, memory_mb: sandbox.memory, disk_mb: sandbox.disk };
+    config.network = match sandbox.network {
+        crate::args::Network::None => NetworkPolicy::None,
+        crate::args::Network::Public => NetworkPolicy::Public,
+    };
+    config.ttl.clone_from(&sandbox.ttl);
+    config.clone().check().map_err(|errors| {
+        CliError::Problem(Box::new(aether_core::Problem::validation(errors)))
+    })?;
+    Ok(config)
+}
+
+/// A fresh idempotency key: a create whose answer was lost is not a second one.
+pub(super) fn intent() -> String {
+    EventId::generate(aether_core::id::DEFAULT_CELL, &OsRng).to_string()
+}
+
+pub(super) fn made_up_name() -> String {
+    AgentName::make_up(&OsRng).to_string()
+}
+
+pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<u8, CliError> {
+    let mut config = config_of(args.image, args.command, &args.sandbox)?;
+    config.tenant_id = args.tenant;
+    config.run_image_command = args.run_image_command;
+    config.metadata = pairs("--metadata", &args.metadata)?;
+    config.process_restart = match args.restart {
+        crate::args::Restart::Never => ProcessRestart::Never,
+        crate::args::Restart::OnFailure => ProcessRestart::OnFailure,
+        crate::args::Restart::Always => ProcessRestart::Always,
+    };
+    super::image::provide(context, &config.image, args.pull).await?;
+    let key = intent();
+    let headers = [(IDEMPOTENCY_KEY, key.as_str())];
+    let (_, mut agent): (_, AgentInfo) = context.client.post("/v1/agents", &config, &headers).await?;
+    if args.wait {
+        agent = super::lifecycle::wait_until_running(context, agent.id.as_str()).await?;
+    }
+    context.printer.one(&agent, agent.id.as_str(), |a| format!("{}  {}\n", a.id, a.name))?;
+    Ok(0)
+}
+
+pub(super) async fn list(context: &Context, args: ListArgs) -> Result<u8, CliError> {
+    pairs("--label", &args.label)?;
+    pairs("--metadata", &args.metadata)?;
+    let mut agents: Vec<AgentInfo> = Vec::new();
+    let mut cursor = None;
+    loop {
+        let wanted = args.limit.map_or(PER_PAGE, |limit| limit.saturating_sub(agents.len()).min(PER_PAGE));
+        if wanted == 0 {
+            break;
+        }
+        let mut parameters = vec![
+            ("per_page", Some(wanted.to_string())),
+            ("cursor", cursor.take()),
+            ("status", args.status.clone()),
+        ];
+        parameters.extend(args.label.iter().map(|l| ("label", Some(l.clone()))));
+        parameters.extend(args.metadata.iter().map(|m| ("metadata", Some(m.clone()))));
+        let page: Page<AgentInfo> = context.client.get(&format!("/v1/agents{}", query(&parameters))).await?;
+        agents.extend(page.data);
+        match page.next_cursor {
+            Some(next) => cursor = Some(next),
+            None => break,
+        }
+    }
+    let now = now();
+    context.printer.list(
+        &agents,
+        &["ID", "NAME", "IMAGE", "COMMAND", "STATUS", "CREATED"],
+        |a| a.id.to_string(),
+        |a| {
+            vec![
+                a.id.to_string(),
+                a.name.clone(),
+                clip(&a.config.image, 40),
+                clip(&command(a), 30),
+                status(a, now),
+                ago(a.created_at, now),
+            ]
+        },
+    )?;
+    Ok(0)
+}
+
+pub(super) async fn get(context: &Context, agent: &str, show_env: bool) -> Result<u8, CliError> {
+    let path = agent_path(agent, &query(&[("show", show_env.then(|| "env".to_owned()))]))?;
+    let agent: AgentInfo = context.client.get(&path).await?;
+    context.printer.one(&agent, agent.id.as_str(), details)?;
+    Ok(0)
+}
+
+/// Exit code 1 when it is not well, for scripts.
+pub(super) async fn health(context: &Context, agent: &str) -> Result<u8, CliError> {
+    let health: AgentHealth = context.client.get(&agent_path(agent, "/health")?).await?;
+    let word = if health.healthy { "healthy" } else { "unhealthy" };
+    context.printer.one(&health, word, |h| {
+        if h.message.is_empty() { format!("{word}\n") } else { format!("{word}: {}\n", h.message) }
+    })?;
+    Ok(u8::from(!health.healthy))
+}
+
+pub(super) async fn stats(context: &Context, agents: &[String]) -> Result<u8, CliError> {
+    let mut rows = Vec::new();
+    for agent in agents {
+        let stats: AgentStats = context.client.get(&agent_path(agent, "/stats")?).await?;
+        rows.push((agent, stats));
+    }
+    if let [(agent, stats)] = rows.as_slice() {
+        context.printer.one(stats, agent, |s| stats_fields(s))?;
+        return Ok(0);
+    }
+    if context.printer.format != crate::args::OutputFormat::Table {
+        let all: std::collections::BTreeMap<_, _> = rows.into_iter().collect();
+        return context.printer.structured(&all).map(|()| 0);
+    }
+    let header = ["AGENT", "CPU", "MEMORY", "DISK", "NET IN", "NET OUT", "PROCESSES"];
+    text(&table(&header, rows.iter().map(|(agent, s)| {
+        vec![
+            (*agent).clone(),
+            format!("{:.1} %", s.cpu_usage_percent),
+            format!("{} / {}", bytes(s.memory_usage_bytes), bytes(s.memory_total_bytes)),
+            format!("{} / {}", bytes(s.disk_usage_bytes), bytes(s.disk_total_bytes)),
+            bytes(s.network_rx_bytes),
+            bytes(s.network_tx_bytes),
+            s.processes.to_string(),
+        ]
+    })))?;
+    Ok(0)
+}
+
+fn stats_fields(s: &AgentStats) -> String {
+    fields(&[
+        ("CPU", format!("{:.1} %", s.cpu_usage_percent)),
+        ("Memory", format!("{} of {}", bytes(s.memory_usage_bytes), bytes(s.memory_total_bytes))),
+        ("Disk", format!("{} of {}", bytes(s.disk_usage_bytes), bytes(s.disk_total_bytes))),
+        ("Network", format!("{} in, {} out", bytes(s.network_rx_bytes), bytes(s.network_tx_bytes))),
+        ("Processes", s.processes.to_string()),
+        ("Up", duration(Duration::from_millis(s.uptime_ms))),
+        ("Host memory", bytes(s.host_memory_bytes)),
+    ])
+}
+
+/// Deletes each by name, printing what was done as docker does.
+pub(super) async fn delete_all(context: &Context, agents: &[String], grace_s: u64) -> Result<u8, CliError> {
+    each(context, agents, |agent| async move {
+        let path = agent_path(&agent, &query(&[("grace", Some(grace_s.to_string()))]))?;
+        context.client.delete(&path).await?;
+        line(&agent)
+    })
+    .await
+}

@@ -1,0 +1,118 @@
+//! The user's commands: each asks the HTTP API and prints the answer. None
+//! knows anything that the server does not, so they work from any terminal.
+
+mod agent;
+mod copy;
+mod exec;
+mod image;
+mod keys;
+mod lifecycle;
+mod logs;
+mod node;
+mod run;
+mod show;
+mod version;
+
+pub(crate) use version::version;
+
+use crate::args::{AgentCommand, ApiKeyCommand, Command, Global, ImageCommand, NodeCommand};
+use crate::client::{Client, encode};
+use crate::error::CliError;
+use crate::output::Printer;
+
+/// What a command works with.
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) printer: Printer,
+}
+
+impl Context {
+    pub(crate) fn new(global: &Global) -> Result<Self, CliError> {
+        let client = crate::config::client_settings(global)?;
+        Ok(Self { client, printer: Printer { format: global.output, quiet: global.quiet } })
+    }
+}
+
+/// The path of one agent, by name or id.
+fn agent_path(agent: &str, rest: &str) -> Result<String, CliError> {
+    if agent.is_empty() {
+        return Err(CliError::usage("the name or id of the agent is empty"));
+    }
+    Ok(format!("/v1/agents/{}{rest}", encode(agent)))
+}
+
+/// Runs `one` for each; all are tried, and each failure is said at once.
+async fn each<F, Fut>(context: &Context, names: &[String], one: F) -> Result<u8, CliError>
+where
+    F: Fn(String) -> Fut,
+    Fut: Future<Output = Result<(), CliError>>,
+{
+    if let [single] = names {
+        return one(single.clone()).await.map(|()| 0);
+    }
+    let json = context.printer.format != crate::args::OutputFormat::Table;
+    let mut failed = false;
+    for name in names {
+        match one(name.clone()).await {
+            Ok(()) => {}
+            Err(CliError::Silent(code)) => return Err(CliError::Silent(code)),
+            Err(e) => {
+                failed = true;
+                eprint!("{}", e.render(json));
+            }
+        }
+    }
+    Ok(u8::from(failed))
+}
+
+/// Dispatches every command that talks to a server.
+pub(crate) async fn dispatch(context: &Context, command: Command) -> Result<u8, CliError> {
+    match command {
+        Command::Run(args) => run::run(context, *args).await,
+        Command::Agent(command) => agent_command(context, command).await,
+        Command::Exec(args) => exec::exec(context, args).await,
+        Command::Ps(args) => agent::list(context, args).await,
+        Command::Logs(args) => logs::logs(context, args).await,
+        Command::Cp(args) => copy::copy(context, args).await,
+        Command::Rm(args) => lifecycle::destroy(context, args).await,
+        Command::Image(command) => match command {
+            ImageCommand::Pull(args) => image::pull(context, args).await,
+            ImageCommand::Import(args) => image::import(context, args).await,
+            ImageCommand::List => image::list(context).await,
+            ImageCommand::Inspect { image } => image::inspect(context, &image).await,
+            ImageCommand::Rm { images } => image::remove(context, &images).await,
+        },
+        Command::Images => image::list(context).await,
+        Command::Pull(args) => image::pull(context, args).await,
+        Command::ApiKey(command) => match command {
+            ApiKeyCommand::Create(args) => keys::create(context, args).await,
+            ApiKeyCommand::List => keys::list(context).await,
+            ApiKeyCommand::Revoke { keys } => keys::revoke(context, &keys).await,
+        },
+        Command::Node(NodeCommand::List) => node::list(context).await,
+        Command::Server(_)
+        | Command::Migrate(_)
+        | Command::Doctor(_)
+        | Command::Config(_)
+        | Command::Completion { .. }
+        | Command::Version { .. } => Err(CliError::failed("this command needs no server")),
+    }
+}
+
+async fn agent_command(context: &Context, command: AgentCommand) -> Result<u8, CliError> {
+    match command {
+        AgentCommand::Create(args) => agent::create(context, *args).await,
+        AgentCommand::List(args) => agent::list(context, args).await,
+        AgentCommand::Get { agent, show_env } => agent::get(context, &agent, show_env).await,
+        AgentCommand::Start(args) => lifecycle::start(context, args).await,
+        AgentCommand::Stop(args) => lifecycle::stop(context, args).await,
+        AgentCommand::Exec(args) => exec::exec(context, args).await,
+        AgentCommand::Logs(args) => logs::logs(context, args).await,
+        AgentCommand::Cp(args) => copy::copy(context, args).await,
+        AgentCommand::Health { agent } => agent::health(context, &agent).await,
+        AgentCommand::Stats { agents } => agent::stats(context, &agents).await,
+        AgentCommand::Wait { agents } => lifecycle::wait(context, &agents).await,
+        AgentCommand::Execs { agent } => exec::list(context, &agent).await,
+        AgentCommand::Destroy(args) => lifecycle::destroy(context, args).await,
+    }
+}

@@ -1,0 +1,113 @@
+//! How agents look to people.
+
+use crate::output::{ago, duration, fields, mib};
+use aether_core::api::AgentInfo;
+use aether_core::source::SystemClock;
+use aether_core::{Clock, Observed, Timestamp};
+
+pub(super) fn now() -> Timestamp {
+    SystemClock::default().now()
+}
+
+/// `running (3 minutes)`, `stopped (0)`, `pending (queue 3)`.
+pub(super) fn status(agent: &AgentInfo, now: Timestamp) -> String {
+    let detail = match agent.status {
+        Observed::Running => agent.started_at.map(|t| duration(now.since(t))),
+        Observed::Stopped | Observed::Failed => end(agent),
+        _ => agent.queue_position.map(|p| format!("queue {p}")),
+    };
+    match detail {
+        Some(detail) => format!("{} ({detail})", agent.status),
+        None => agent.status.to_string(),
+    }
+}
+
+fn end(agent: &AgentInfo) -> Option<String> {
+    match (&agent.exit_signal, agent.exit_code, &agent.error) {
+        (Some(signal), ..) => Some(signal.clone()),
+        (None, Some(code), _) => Some(code.to_string()),
+        (None, None, Some(error)) => Some(error.code.clone()),
+        (None, None, None) => None,
+    }
+}
+
+pub(super) fn command(agent: &AgentInfo) -> String {
+    let words = agent.config.command.iter().chain(&agent.config.args);
+    let text = words.map(|w| quoted(w)).collect::<Vec<_>>().join(" ");
+    if text.is_empty() && agent.config.run_image_command { "(the image's)".to_owned() } else { text }
+}
+
+/// A word as a shell would take it.
+pub(super) fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+pub(super) fn clip(text: &str, limit: usize) -> String {
+    if text.chars().count() <= limit {
+        return text.to_owned();
+    }
+    text.chars().take(limit.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// One agent in full.
+pub(super) fn details(agent: &AgentInfo) -> String {
+    let now = now();
+    let time = |t: Option<Timestamp>| t.map(|t| format!("{t} ({})", ago(t, now))).unwrap_or_default();
+    let text = |t: &Option<String>| t.clone().unwrap_or_default();
+    let map = |m: &std::collections::BTreeMap<String, String>| {
+        m.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join("\n")
+    };
+    let r = agent.config.resources;
+    let sandbox = match (&agent.isolation, &agent.engine) {
+        (Some(isolation), Some(engine)) => format!("{isolation} ({engine})"),
+        (Some(one), None) | (None, Some(one)) => one.clone(),
+        (None, None) => String::new(),
+    };
+    fields(&[
+        ("Name", agent.name.clone()),
+        ("Id", agent.id.to_string()),
+        ("Alias", text(&agent.alias)),
+        ("Status", status(agent, now)),
+        ("Wanted", agent.desired.to_string()),
+        ("Error", agent.error.as_ref().map(|e| format!("{}: {}", e.code, e.message)).unwrap_or_default()),
+        ("Image", agent.config.image.clone()),
+        ("Digest", text(&agent.image_digest)),
+        ("Command", command(agent)),
+        ("Workdir", text(&agent.config.workdir)),
+        ("User", text(&agent.config.user)),
+        ("Resources", format!("{} CPU, {} memory, {} disk", r.cpu_count, mib(r.memory_mb), mib(r.disk_mb))),
+        ("Network", agent.config.network.as_str().to_owned()),
+        ("Isolation", sandbox),
+        ("Disk encryption", text(&agent.disk_encryption)),
+        ("Node", text(&agent.node)),
+        ("Placement", text(&agent.placement_reason)),
+        ("Environment", agent.env.as_ref().map(map).unwrap_or_else(|| agent.env_names.join("\n"))),
+        ("Labels", map(&agent.config.labels)),
+        ("Metadata", map(&agent.config.metadata)),
+        ("Exit", end(agent).unwrap_or_default()),
+        ("Restarts", if agent.restarts > 0 { agent.restarts.to_string() } else { String::new() }),
+        ("Created", time(Some(agent.created_at))),
+        ("Started", time(agent.started_at)),
+        ("Stopped", time(agent.stopped_at)),
+        ("Expires", time(agent.expires_at)),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        assert_eq!(quoted("print(6*7)"), "'print(6*7)'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!((quoted("-c"), quoted("")), ("-c".into(), "''".into()));
+    }
+
+    #[test]
+    fn clipping_counts_characters() {
+        assert_eq!(clip("ééé", 3), "ééé");
+        assert_eq!(clip("éééé", 3), "éé…");
+    }
+}

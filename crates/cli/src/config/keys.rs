@@ -1,0 +1,266 @@
+//! Every key, with its type, default and meaning.
+
+use super::load::Values;
+use super::setting::{
+    AccelKind, Cidr, DnsServer, EngineKind, Factor, Listen, LogFormat, LogLevel, Setting, SslMode,
+};
+use crate::error::CliError;
+use aether_core::Secret;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What is known of a key without its value.
+#[derive(Debug)]
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    pub(crate) default: &'static str,
+    pub(crate) kind: &'static str,
+    pub(crate) secret: bool,
+    pub(crate) doc: &'static [&'static str],
+}
+
+macro_rules! settings {
+    ($(
+        $(#[doc = $group_doc:literal])+
+        $group:ident: $Group:ident {
+            $( $(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:literal; )+
+        }
+    )+) => {
+        $(
+            $(#[doc = $group_doc])+
+            #[derive(Debug, Clone)]
+            pub(crate) struct $Group { $( $(#[doc = $doc])+ pub(crate) $key: $type, )+ }
+        )+
+
+        /// The whole configuration.
+        #[derive(Debug, Clone)]
+        pub(crate) struct Config { $( pub(crate) $group: $Group, )+ }
+
+        impl Config {
+            /// Reads every key; the errors name all that are wrong.
+            pub(super) fn read(values: &Values) -> Result<Self, CliError> {
+                let mut errors = Vec::new();
+                let config = Self {
+                    $( $group: $Group {
+                        $( $key: values.get::<$type>(
+                            concat!(stringify!($group), ".", stringify!($key)), $default, &mut errors), )+
+                    }, )+
+                };
+                if errors.is_empty() { Ok(config) } else { Err(CliError::failed(errors.join("\n"))) }
+            }
+        }
+
+        pub(crate) const KEYS: &[Key] = &[$($(
+            Key {
+                name: concat!(stringify!($group), ".", stringify!($key)),
+                default: $default,
+                kind: <$type as Setting>::KIND,
+                secret: <$type as Setting>::SECRET,
+                doc: &[$($doc),+],
+            },
+        )+)+];
+
+        /// The groups with what they are for.
+        pub(crate) const GROUPS: &[(&str, &[&str])] = &[$( (stringify!($group), &[$($group_doc),+]), )+];
+    };
+}
+
+settings! {
+    /// The API server and its folders.
+    server: ServerSettings {
+        /// Where the HTTP API listens. `:8080` means all interfaces: a warning without TLS, refused without
+        /// authentication. `none` leaves the local socket alone.
+        address: Listen = "127.0.0.1:8080";
+        /// The local socket; empty: `aether.sock` in `server.run_dir`. Root and members of the group `aether` may
+        /// use it, without a key.
+        socket: Option<PathBuf> = "";
+        /// Durable state: the database, keys, images, disks.
+        state_dir: PathBuf = "/var/lib/aether";
+        /// Sockets and other files that do not outlive a reboot.
+        run_dir: PathBuf = "/run/aether";
+        /// The certificate chain (PEM) for HTTPS; needs `server.tls_key`.
+        tls_cert: Option<PathBuf> = "";
+        /// The certificate's key (PEM).
+        tls_key: Option<PathBuf> = "";
+        /// Take TLS 1.2 too, not 1.3 alone.
+        allow_tls12: bool = "false";
+        /// Off, whoever reaches the port is an admin of the tenant `default`; refused unless every address is
+        /// loopback.
+        enable_auth: bool = "true";
+        /// How long the head of a request may take to arrive.
+        read_timeout: Duration = "15s";
+        /// The deadline of routes that neither wait nor stream.
+        write_timeout: Duration = "15s";
+        /// How long requests may end after a shutdown began.
+        shutdown_timeout: Duration = "10s";
+        /// Connections at one time.
+        max_connections: usize = "4096";
+        /// Let browsers call from `server.allowed_origins`.
+        enable_cors: bool = "false";
+        /// Origins as scheme://host[:port]. A literal `*` is refused, since answers carry credentials.
+        allowed_origins: Vec<String> = "";
+    }
+
+    /// Where the truth is kept: SQLite in `server.state_dir`, or PostgreSQL when an URL or a host is given.
+    database: DatabaseSettings {
+        /// A postgres:// URL; wins over the single keys. `DATABASE_URL` sets it too.
+        url: Secret = "";
+        /// The host of a PostgreSQL server.
+        host: String = "";
+        /// Its port.
+        port: u16 = "5432";
+        /// The name of the database.
+        database: String = "aether";
+        /// The user.
+        user: String = "aether";
+        /// The password.
+        password: Secret = "";
+        /// How TLS is used: disable, prefer, require, verify-ca, verify-full.
+        ssl_mode: SslMode = "disable";
+        /// Connections at one time.
+        max_open_conns: u32 = "25";
+    }
+
+    /// The scheduling loop and the nodes' leases.
+    scheduler: SchedulerSettings {
+        /// A fallback: events wake the scheduler at once.
+        interval: Duration = "1s";
+        /// How often a node renews its lease.
+        heartbeat_interval: Duration = "2s";
+        /// After this time without a heartbeat a node is lost; at least twice the interval.
+        node_lease: Duration = "6s";
+    }
+
+    /// Logs and metrics.
+    observability: ObservabilitySettings {
+        /// error, warn, info, debug or trace.
+        log_level: LogLevel = "info";
+        /// json, text, or auto: text on a terminal, JSON elsewhere.
+        log_format: LogFormat = "auto";
+        /// `/metrics` needs a key that may read agents.
+        metrics_auth: bool = "false";
+    }
+
+    /// What runs the sandboxes.
+    engine: EngineSettings {
+        /// The engine.
+        kind: EngineKind = "qemu";
+        /// kvm, tcg, or auto: KVM when a probe guest really runs on it, else emulation, which is no security
+        /// boundary and is reported as `vm-emulated`.
+        accel: AccelKind = "auto";
+        /// The QEMU executable, version 9 or newer; empty: looked for.
+        qemu_path: Option<PathBuf> = "";
+        /// The guest's kernel; empty: the newest in /boot that fits.
+        kernel_path: Option<PathBuf> = "";
+        /// The modules of that kernel; empty: /lib/modules and its release.
+        modules_dir: Option<PathBuf> = "";
+        /// The guest executable; empty: the one in this binary, else `aether-guest` beside it.
+        guest_path: Option<PathBuf> = "";
+        /// More words for the guest kernel's command line.
+        extra_kernel_args: String = "";
+        /// Encrypt each agent's writable disk with a key that dies with it.
+        encrypt_disks: bool = "true";
+        /// Let tenants other than `default` run where the engine only emulates.
+        allow_emulation: bool = "false";
+    }
+
+    /// The node: how much it takes, and the names it uses on the host.
+    node: NodeSettings {
+        /// Processors are a weight: so many times more are given out than there are.
+        cpu_overcommit: Factor = "64";
+        /// Memory given out over memory there is.
+        memory_overcommit: Factor = "1";
+        /// Boots at one time; 0: by the number of processors.
+        max_boots: u32 = "0";
+        /// From the start of the boot to the guest's answer; stretched under emulation. Time in the queue does not
+        /// count.
+        boot_timeout: Duration = "30s";
+        /// Network slots, which is sandboxes, at most.
+        network_slots: u32 = "256";
+        /// Network slots kept ready.
+        network_spare: u32 = "4";
+        /// DNS servers for sandboxes; empty: those of this machine.
+        upstream_dns: Vec<DnsServer> = "";
+        /// Ranges that sandboxes may reach although they are private; nothing else opens them.
+        network_allow: Vec<Cidr> = "";
+        /// Sandboxes run as this user id plus their slot.
+        uid_base: u32 = "700000";
+        /// Begins the names of namespaces, links, rules and groups; two servers on one machine need two.
+        prefix: String = "aether";
+    }
+
+    /// Pulling and keeping images.
+    images: ImageSettings {
+        /// Registries (host or host:port) that may be spoken to in plain HTTP. Loopback always may.
+        allow_insecure: Vec<String> = "";
+        /// The largest image taken, unpacked, in MiB.
+        max_size_mb: u64 = "65536";
+        /// How long an image without a name stays before it is collected.
+        gc_grace: Duration = "1h";
+    }
+}
+
+impl Config {
+    /// The local socket's path.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.server.socket.clone().unwrap_or_else(|| self.server.run_dir.join("aether.sock"))
+    }
+}
+
+/// Variables that name a key beside `AETHER_GROUP_KEY`. Where both are set,
+/// the long form wins.
+pub(crate) const ALIASES: &[(&str, &str)] = &[
+    ("DATABASE_URL", "database.url"),
+    ("SERVER_ADDRESS", "server.address"),
+    ("JWT_SECRET", "security.jwt_secret_key"),
+    ("AETHER_STATE_DIR", "server.state_dir"),
+    ("AETHER_RUN_DIR", "server.run_dir"),
+];
+
+/// Variables that are ours and no keys.
+pub(super) const OTHER_VARIABLES: &[&str] =
+    &["AETHER_SERVER", "AETHER_TOKEN", "AETHER_API_KEY", "AETHER_REGISTRY_PASSWORD"];
+
+/// Keys of the earlier version that nothing reads yet: said aloud, never
+/// swallowed.
+pub(crate) const NOT_USED: &[&str] = &[
+    "scheduler.strategy",
+    "scheduler.event_buffer_size",
+    "scheduler.mode",
+    "scheduler.scheduler_id",
+    "scheduler.instance_id",
+    "scheduler.hostname",
+    "scheduler.virtual_nodes",
+    "scheduler.num_workers",
+    "database.max_idle_conns",
+    "database.conn_max_lifetime",
+    "database.migrations_path",
+    "redis.address",
+    "redis.password",
+    "redis.db",
+    "redis.node_ttl",
+    "kafka.brokers",
+    "kafka.topic",
+    "kafka.dlq_topic",
+    "kafka.consumer_group",
+    "kafka.max_retries",
+    "kafka.request_timeout",
+    "kafka.partition_strategy",
+    "etcd.endpoints",
+    "etcd.key_prefix",
+    "etcd.session_ttl",
+    "observability.metrics_enabled",
+    "observability.metrics_port",
+    "observability.metrics_path",
+    "observability.tracing_enabled",
+    "observability.tracing_sample_rate",
+    "observability.jaeger_endpoint",
+    "observability.otlp_endpoint",
+    "security.jwt_secret_key",
+    "security.jwt_token_duration",
+    "security.jwt_private_key_path",
+    "security.jwt_public_key_path",
+    "security.vault_enabled",
+    "security.vault_address",
+    "security.vault_token",
+];

@@ -1,0 +1,58 @@
+//! Configuration: defaults, then a file, then the environment, then flags.
+//! Read and checked whole before anything is opened.
+//!
+//! - `keys`: every key with its type, default and meaning, in one table
+//! - `setting`: how a value is read from text, whatever it comes from
+//! - `load`: the four sources, and who wins
+//! - `check`: what single values cannot tell
+//! - `show`: `aether config show`, and the page docs/configuration.md
+
+mod check;
+mod keys;
+mod load;
+mod setting;
+mod show;
+
+#[cfg(feature = "server")]
+pub(crate) use keys::Config;
+pub(crate) use load::{Loaded, Sources, load};
+#[cfg(feature = "server")]
+pub(crate) use setting::{LogFormat, LogLevel};
+pub(crate) use show::show;
+
+use crate::args::{Global, SetArgs};
+use crate::client::{Client, Endpoint};
+use crate::error::CliError;
+use aether_core::Secret;
+
+/// Where the server is and who we are: flag, environment, else the local
+/// socket of the configuration.
+pub(crate) fn client_settings(global: &Global) -> Result<Client, CliError> {
+    let endpoint = match global.server.as_deref().filter(|s| !s.is_empty()) {
+        Some(text) => Endpoint::parse(text)?,
+        None => Endpoint::Unix(local_socket(global)?),
+    };
+    let token = global.token.clone().filter(|t| !t.is_empty());
+    let token = token.or_else(|| std::env::var("AETHER_API_KEY").ok().filter(|t| !t.is_empty()));
+    if let Some(token) = &token
+        && !token.bytes().all(|b| b.is_ascii_graphic())
+    {
+        return Err(CliError::usage("the API key has characters that no key has"));
+    }
+    if token.is_some() && endpoint.exposes_tokens() {
+        eprintln!("warning: the API key travels unencrypted to {endpoint}; use https");
+    }
+    Ok(Client::new(endpoint, token.map(Secret::new)))
+}
+
+/// A client needs one path of the configuration. A file that it was not
+/// pointed at must not keep it from working: `config.yaml` in the working
+/// folder may be another program's.
+fn local_socket(global: &Global) -> Result<std::path::PathBuf, CliError> {
+    let sources = Sources::of_process(global, &SetArgs::default(), Vec::new())?;
+    match load(&sources) {
+        Ok(loaded) => Ok(loaded.config.socket()),
+        Err(e) if global.config.is_some() => Err(e),
+        Err(_) => Ok(load(&Sources { file: None, ..sources })?.config.socket()),
+    }
+}

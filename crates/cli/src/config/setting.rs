@@ -1,0 +1,264 @@
+//! How values are read from text: a file's scalar, a variable, a flag.
+
+use aether_core::Secret;
+use aether_core::time::parse_duration;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A type that a key can have.
+pub(super) trait Setting: Sized {
+    /// For people: what to write.
+    const KIND: &'static str;
+    /// Never shown.
+    const SECRET: bool = false;
+    fn parse(text: &str) -> Result<Self, String>;
+}
+
+impl Setting for bool {
+    const KIND: &'static str = "true or false";
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "true" | "yes" | "on" | "1" => Ok(true),
+            "false" | "no" | "off" | "0" => Ok(false),
+            _ => Err("must be true or false".to_owned()),
+        }
+    }
+}
+
+macro_rules! number_setting {
+    ($($type:ty => $kind:literal),+) => {$(
+        impl Setting for $type {
+            const KIND: &'static str = $kind;
+            fn parse(text: &str) -> Result<Self, String> {
+                text.parse().map_err(|_| format!("must be a {} from 0 to {}", $kind, <$type>::MAX))
+            }
+        }
+    )+};
+}
+number_setting!(u16 => "whole number", u32 => "whole number", u64 => "whole number", usize => "whole number");
+
+/// A factor of 1 or more.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Factor(pub(crate) f64);
+
+impl Setting for Factor {
+    const KIND: &'static str = "factor of 1 to 1000";
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.parse::<f64>() {
+            Ok(value) if (1.0..=1000.0).contains(&value) => Ok(Self(value)),
+            _ => Err("must be a number from 1 to 1000".to_owned()),
+        }
+    }
+}
+
+impl Setting for String {
+    const KIND: &'static str = "text";
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.contains(['\0', '\n']) { Err("must be one line".to_owned()) } else { Ok(text.to_owned()) }
+    }
+}
+
+impl Setting for PathBuf {
+    const KIND: &'static str = "path";
+    fn parse(text: &str) -> Result<Self, String> {
+        if !text.starts_with('/') || text.contains('\0') {
+            return Err("must be an absolute path".to_owned());
+        }
+        Ok(PathBuf::from(text))
+    }
+}
+
+impl Setting for Duration {
+    const KIND: &'static str = "duration";
+    fn parse(text: &str) -> Result<Self, String> {
+        parse_duration(text).ok_or_else(|| "must be a duration such as 15s, 5m or 1h30m".to_owned())
+    }
+}
+
+impl Setting for Secret {
+    const KIND: &'static str = "secret text";
+    const SECRET: bool = true;
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.contains(['\0', '\n']) { Err("must be one line".to_owned()) } else { Ok(Secret::new(text)) }
+    }
+}
+
+impl Setting for IpAddr {
+    const KIND: &'static str = "IP address";
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| "must be an IP address".to_owned())
+    }
+}
+
+/// Empty means none.
+impl<T: Setting> Setting for Option<T> {
+    const KIND: &'static str = T::KIND;
+    const SECRET: bool = T::SECRET;
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() { Ok(None) } else { T::parse(text).map(Some) }
+    }
+}
+
+/// Separated by commas; in a file also a list.
+impl<T: Setting> Setting for Vec<T> {
+    const KIND: &'static str = "list";
+    fn parse(text: &str) -> Result<Self, String> {
+        let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+        items.map(|item| T::parse(item).map_err(|e| format!("{item:?} {e}"))).collect()
+    }
+}
+
+/// Where to listen. `:8080` means all interfaces, `none` no TCP port at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Listen {
+    None,
+    On(Vec<SocketAddr>),
+}
+
+impl Setting for Listen {
+    const KIND: &'static str = "host:port, :port or none";
+    fn parse(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            return Ok(Self::None);
+        }
+        if let Some(port) = text.strip_prefix(':') {
+            let port: u16 = port.parse().map_err(|_| format!("{port:?} is not a port"))?;
+            return Ok(Self::On(vec![(Ipv6Addr::UNSPECIFIED, port).into()]));
+        }
+        let loopback = |port: &str| -> Option<Vec<SocketAddr>> { Some(vec![(Ipv4Addr::LOCALHOST, port.parse().ok()?).into()]) };
+        let named = text.strip_prefix("localhost:").and_then(loopback);
+        let parsed = named.or_else(|| text.parse::<SocketAddr>().ok().map(|a| vec![a]));
+        parsed.map(Self::On).ok_or_else(|| "must be ip:port, :port for all interfaces, or none".to_owned())
+    }
+}
+
+/// A DNS server: an address with or without port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DnsServer(pub(crate) SocketAddr);
+
+impl Setting for DnsServer {
+    const KIND: &'static str = "ip or ip:port";
+    fn parse(text: &str) -> Result<Self, String> {
+        let bare = text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, 53));
+        let address = bare.or_else(|| text.parse().ok());
+        address.map(Self).ok_or_else(|| "must be an IP address, optionally with a port".to_owned())
+    }
+}
+
+/// A range of addresses, as text that was checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cidr {
+    pub(crate) address: IpAddr,
+    pub(crate) prefix: u8,
+}
+
+impl Setting for Cidr {
+    const KIND: &'static str = "address/prefix";
+    fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || "must be an address or a range such as 10.1.2.0/24".to_owned();
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.map_or(Ok(most), str::parse::<u8>).map_err(|_| wrong())?;
+        if prefix > most {
+            return Err(wrong());
+        }
+        Ok(Self { address, prefix })
+    }
+}
+
+impl std::fmt::Display for Cidr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+macro_rules! word_setting {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum $name { $($variant),+ }
+
+        impl Setting for $name {
+            const KIND: &'static str = concat!("one of" $(, " ", $text)+);
+            fn parse(text: &str) -> Result<Self, String> {
+                match text.to_ascii_lowercase().as_str() {
+                    $($text => Ok(Self::$variant),)+
+                    _ => Err(format!("must be {}", Self::KIND)),
+                }
+            }
+        }
+    };
+}
+
+word_setting!(LogLevel { Error = "error", Warn = "warn", Info = "info", Debug = "debug", Trace = "trace" });
+word_setting!(/// `auto`: text on a terminal, JSON elsewhere.
+LogFormat { Auto = "auto", Json = "json", Text = "text" });
+word_setting!(EngineKind { Qemu = "qemu" });
+word_setting!(AccelKind { Auto = "auto", Kvm = "kvm", Tcg = "tcg" });
+word_setting!(SslMode { Disable = "disable", Prefer = "prefer", Require = "require", VerifyCa = "verify-ca", VerifyFull = "verify-full" });
+
+impl LogLevel {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+impl SslMode {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Disable => "disable",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+            Self::VerifyCa => "verify-ca",
+            Self::VerifyFull => "verify-full",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listening() {
+        let on = |text: &str| Listen::On(vec![text.parse().expect("address")]);
+        assert_eq!(Listen::parse(":8080"), Ok(on("[::]:8080")));
+        assert_eq!(Listen::parse("127.0.0.1:0"), Ok(on("127.0.0.1:0")));
+        assert_eq!(Listen::parse("localhost:1"), Ok(on("127.0.0.1:1")));
+        assert_eq!(Listen::parse("none"), Ok(Listen::None));
+        for bad in ["", ":", ":x", ":99999", "8080", "host:1"] {
+            assert!(Listen::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn lists_and_ranges() {
+        assert_eq!(Vec::<String>::parse(" a, b ,,"), Ok(vec!["a".into(), "b".into()]));
+        assert_eq!(Cidr::parse("10.0.0.0/8").map(|c| c.to_string()), Ok("10.0.0.0/8".into()));
+        assert_eq!(Cidr::parse("::1").map(|c| c.prefix), Ok(128));
+        for bad in ["10.0.0.0/33", "10.0.0", "x/8", "10.0.0.0/", "::/129"] {
+            assert!(Cidr::parse(bad).is_err(), "{bad}");
+        }
+        assert_eq!(DnsServer::parse("9.9.9.9").map(|d| d.0.port()), Ok(53));
+        assert!(DnsServer::parse("dns.example").is_err());
+    }
+
+    #[test]
+    fn factors_are_finite() {
+        for bad in ["0.5", "NaN", "inf", "-1", ""] {
+            assert!(Factor::parse(bad).is_err(), "{bad}");
+        }
+        assert_eq!(Factor::parse("1.5"), Ok(Factor(1.5)));
+    }
+}
