@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 /// More would not fit the interface names' five digits.
-pub const MAX_SLOTS: u32 = 65_536;
+pub const MAX_SLOTS: u32 = 65_535;
 /// Interface names hold 15 bytes: prefix, dash, five digits.
 const MAX_PREFIX: usize = 9;
 const MAX_ALLOW: usize = 256;
@@ -46,7 +46,9 @@ pub struct NetworkConfig {
     pub upstream_dns: Vec<SocketAddr>,
     /// Destinations that the operator opens although they are denied to all.
     pub allow: Vec<IpNet>,
-    /// For sandboxes; none: the smallest of the uplinks'.
+    /// Denied besides the built-in lists: the control plane's addresses.
+    pub deny: Vec<IpNet>,
+    /// For sandboxes; none: that of the default route's interface.
     pub mtu: Option<u32>,
     /// uid of a slot's VMM is this plus the slot; for the tap's owner.
     pub uid_base: u32,
@@ -67,6 +69,7 @@ impl NetworkConfig {
             ipv6_prefix: None,
             upstream_dns: Vec::new(),
             allow: Vec::new(),
+            deny: Vec::new(),
             mtu: None,
             uid_base: 700_000,
         }
@@ -106,8 +109,10 @@ impl NetworkConfig {
         {
             return bad("ipv6_prefix", format!("{p} is too small: /112 or wider is needed"));
         }
-        if self.allow.len() > MAX_ALLOW {
-            return bad("allow", format!("at most {MAX_ALLOW} networks"));
+        for (key, list) in [("allow", &self.allow), ("deny", &self.deny)] {
+            if list.len() > MAX_ALLOW {
+                return bad(key, format!("at most {MAX_ALLOW} networks"));
+            }
         }
         if self.upstream_dns.len() > MAX_UPSTREAMS {
             return bad("upstream_dns", format!("at most {MAX_UPSTREAMS} servers"));
@@ -156,7 +161,7 @@ impl NetworkConfig {
     /// The slot's address as seen outside, where the operator gave a prefix.
     pub(crate) fn outer6(&self, slot: u32) -> Option<Ipv6Addr> {
         let net = self.ipv6_prefix?;
-        Some(Ipv6Addr::from(u128::from(net.network()) | (0x1_0000 - u128::from(slot) - 1).max(1)))
+        Some(Ipv6Addr::from(u128::from(net.network()) | (u128::from(slot) + 1)))
     }
 }
 

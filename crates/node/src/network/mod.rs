@@ -3,7 +3,17 @@
 
 mod config;
 mod error;
+mod host;
+mod conntrack;
+mod deny;
+mod dns;
+mod link;
+mod netns;
+mod nft;
 mod pool;
+mod rules;
+mod slot;
+mod tap;
 
 pub use config::{MAX_SLOTS, NetworkConfig};
 pub use error::NetworkError;

@@ -1,0 +1,135 @@
+//! What a daemon changes on the host once: its table of rules and, where it
+//! was off, IPv4 forwarding; and how both are undone.
+//!
+//! Forwarding is one switch for the whole host, possibly shared by several
+//! daemons. Each table carries an empty chain that says how the switch was
+//! found; whoever removes the last table with "off" switches it off again.
+//! The kernel keeps that note also when a daemon is killed.
+
+use super::deny::Lists;
+use super::slot::blocking;
+use super::{NetworkConfig, NetworkError, link, nft, rules};
+use rtnetlink::Handle;
+use std::net::IpAddr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+const FORWARD4: &str = "net/ipv4/ip_forward";
+const FORWARD6: &str = "net/ipv6/conf/all/forwarding";
+/// A predecessor's descriptor may live in a child until its exec.
+const LOCK_TRIES: u32 = 40;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+type Result<T> = std::result::Result<T, NetworkError>;
+
+/// A name in the abstract socket space: as wide as the network namespace
+/// whose objects it guards, and gone with its holder.
+#[derive(Debug)]
+pub(crate) struct Lock(#[allow(dead_code, reason = "held, not used")] UnixDatagram);
+
+async fn lock(name: &str) -> Result<Option<Lock>> {
+    let address = SocketAddr::from_abstract_name(format!("aether-network/{name}").as_bytes())
+        .map_err(NetworkError::io("name a lock"))?;
+    for _ in 0..LOCK_TRIES {
+        match UnixDatagram::bind_addr(&address) {
+            Ok(socket) => return Ok(Some(Lock(socket))),
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => tokio::time::sleep(LOCK_PAUSE).await,
+            Err(e) => return Err(NetworkError::io("take a lock")(e)),
+        }
+    }
+    Ok(None)
+}
+
+/// One daemon per prefix.
+pub(crate) async fn lock_prefix(cfg: &NetworkConfig) -> Result<Lock> {
+    lock(&format!("prefix/{}", cfg.prefix))
+        .await?
+        .ok_or_else(|| NetworkError::PrefixTaken { prefix: cfg.prefix.clone() })
+}
+
+async fn lock_forwarding() -> Result<Lock> {
+    lock("forwarding").await?.ok_or_else(|| NetworkError::Io {
+        doing: "wait for another daemon's change of ip_forward".to_owned(),
+        source: std::io::ErrorKind::TimedOut.into(),
+    })
+}
+
+/// Refuses a carve that somebody else's interface already uses.
+pub(crate) async fn check_uplink(cfg: &NetworkConfig, handle: &Handle) -> Result<()> {
+    for (address, interface) in link::addresses(handle).await? {
+        if let IpAddr::V4(a) = address
+            && cfg.uplink_net.contains(&a)
+            && cfg.slot_of(&interface).is_none()
+        {
+            return Err(NetworkError::UplinkTaken { net: cfg.uplink_net, address, interface });
+        }
+    }
+    Ok(())
+}
+
+/// Loads the table and lets the host forward.
+pub(crate) async fn prepare(cfg: &NetworkConfig, lists: &Lists) -> Result<()> {
+    if cfg.ipv6_prefix.is_some() && !is_on(FORWARD6)? {
+        return Err(NetworkError::Config {
+            key: "ipv6_prefix",
+            reason: "needs a host that forwards IPv6: set net.ipv6.conf.all.forwarding to 1 \
+                     (and accept_ra to 2 where addresses come from router advertisements)"
+                .to_owned(),
+        });
+    }
+    let _guard = lock_forwarding().await?;
+    let was_on = is_on(FORWARD4)? && !notes().await?.off;
+    let text = rules::host_rules(cfg, lists, was_on);
+    blocking(move || {
+        nft::load("the host's rules", &text)?;
+        if is_on(FORWARD4)? { Ok(()) } else { link::sysctl(FORWARD4, "1") }
+    })
+    .await
+}
+
+/// Removes the table, and switches forwarding off if it was off before the
+/// first daemon and no other is left.
+pub(crate) async fn undo(cfg: &NetworkConfig) -> Result<()> {
+    let _guard = lock_forwarding().await?;
+    let before = notes().await?;
+    let text = rules::drop_host_rules(cfg);
+    blocking(move || nft::load("the removal of the host's rules", &text)).await?;
+    if before.off && !notes().await?.any && is_on(FORWARD4)? {
+        link::sysctl(FORWARD4, "0")?;
+    }
+    Ok(())
+}
+
+/// Whether our table is there: an operator's `nft flush ruleset` takes it.
+pub(crate) async fn has_table(cfg: &NetworkConfig) -> Result<bool> {
+    let wanted = format!("table inet {}", cfg.prefix);
+    let tables = blocking(|| nft::run("the list of tables", ["list", "tables"], None)).await?;
+    Ok(tables.lines().any(|l| l.trim() == wanted))
+}
+
+#[derive(Default)]
+struct Notes {
+    /// Some daemon's table is there.
+    any: bool,
+    /// One of them says that forwarding was found off.
+    off: bool,
+}
+
+async fn notes() -> Result<Notes> {
+    let chains = blocking(|| nft::run("the list of chains", ["list", "chains", "inet"], None)).await?;
+    let mut notes = Notes::default();
+    for word in chains.split_whitespace() {
+        notes.off |= word == rules::FOUND_OFF;
+        notes.any |= word == rules::FOUND_OFF || word == rules::FOUND_ON;
+    }
+    Ok(notes)
+}
+
+fn is_on(key: &str) -> Result<bool> {
+    match std::fs::read_to_string(format!("/proc/sys/{key}")) {
+        Ok(text) => Ok(text.trim() != "0"),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(NetworkError::io(format!("read {key}"))(e)),
+    }
+}
