@@ -16,8 +16,17 @@
 //!
 //! Not here: which agent needs which image (the runtime says so by holds).
 
+mod blobs;
+mod catalogue;
+pub mod convert;
+mod device;
 mod error;
+mod flight;
+mod gc;
+mod import;
+mod manifest;
 mod record;
+mod registry;
 mod text;
 
 pub use error::ImageError;
@@ -28,10 +37,18 @@ pub use record::{
 
 use aether_core::image::ImageRef;
 use aether_core::{AgentId, Clock, Rng, TenantId};
+use blobs::{Folders, Pins};
+use catalogue::{Catalogue, DeviceRow};
+use device::Converter;
+use flight::{Flights, Reporter};
+use import::Imported;
+use manifest::Resolved;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncRead;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio_util::io::SyncIoBridge;
 
 /// Where images lie and what they may cost.
 #[derive(Clone, Debug)]
@@ -104,24 +121,66 @@ pub struct Images {
 struct Inner {
     config: ImagesConfig,
     clock: Arc<dyn Clock>,
-    rng: Arc<dyn Rng>,
+    folders: Folders,
+    catalogue: Catalogue,
+    pins: Pins,
+    converter: Converter,
+    registry: registry::Registry,
+    pulls: Flights<Arc<registry::Pulled>>,
+    conversions: Flights<DeviceRow>,
 }
+
+/// How much of an archive is in flight between its reader and its parser.
+const ARCHIVE_PIPE: usize = 1 << 20;
 
 impl Images {
     /// Opens the folder, and removes what a crash may have left.
     pub async fn open(config: ImagesConfig, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Result<Self, ImageError> {
-        Ok(Self { inner: Arc::new(Inner { config, clock, rng }) })
+        let inner = blocking(move || {
+            let folders = Folders::create(&config.dir)?;
+            let converter =
+                Converter::new(folders.clone(), config.aether_exe.clone(), config.converter_uid, config.max_image_bytes);
+            converter.sweep()?;
+            let removed = folders.clean_tmp()?;
+            let catalogue = Catalogue::open(&folders.root.join("catalogue.db"), folders.devices.clone())?;
+            let lost = catalogue.forget_missing()?;
+            if removed > 0 || !lost.is_empty() {
+                tracing::info!(unfinished = removed, lost = ?lost, "repaired the image store");
+            }
+            let registry = registry::Registry::new(&config, folders.clone(), rng)?;
+            Ok(Inner {
+                config,
+                clock,
+                folders,
+                catalogue,
+                pins: Pins::default(),
+                converter,
+                registry,
+                pulls: Flights::default(),
+                conversions: Flights::default(),
+            })
+        })
+        .await?;
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Asks the registry what the reference means now, gets what is missing,
     /// and makes the device. Equal requests share one download.
     pub async fn pull(&self, tenant: &TenantId, spec: PullSpec, progress: Progress) -> Result<ImageRecord, ImageError> {
-        let _ = (tenant, spec, progress, &self.inner.config, &self.inner.clock, &self.inner.rng);
-        Err(ImageError::Cancelled)
+        let name = spec.reference.to_string();
+        let key = registry::flight_key(&spec);
+        let inner = self.inner.clone();
+        let work = move |reporter: Reporter| async move { inner.registry.pull(&spec, &inner.pins, &reporter).await };
+        let pulled = self.inner.pulls.run(&key, &progress, work).await?;
+        let device = self.device(&pulled.image, &progress).await?;
+        let record = self.record(tenant, vec![name], pulled.image.clone(), device).await?;
+        progress.report(Phase::Done, record.size_bytes, record.size_bytes);
+        Ok(record)
     }
 
     /// Takes an OCI or docker archive (a tar, plain, gzip or zstd). Without a
-    /// name, those that the archive carries are used.
+    /// name, those that the archive carries are used. An archive of several
+    /// images gives them all their own names; the answer is the first.
     pub async fn import(
         &self,
         tenant: &TenantId,
@@ -129,56 +188,192 @@ impl Images {
         archive: impl AsyncRead + Send + Unpin,
         progress: Progress,
     ) -> Result<ImageRecord, ImageError> {
-        let _ = (tenant, name, archive, progress);
-        Err(ImageError::Cancelled)
+        let imported = self.read_archive(archive, &progress).await?;
+        if name.is_some() && imported.len() > 1 {
+            return Err(ImageError::invalid(format!(
+                "the archive holds {} images: import it without a name to take them all",
+                imported.len()
+            )));
+        }
+        let mut first = None;
+        for Imported { image, names, pins } in imported {
+            let device = self.device(&image, &progress).await?;
+            let names = name.iter().chain(if name.is_some() { &[] } else { names.as_slice() });
+            let record = self.record(tenant, names.map(ImageRef::to_string).collect(), image, device).await?;
+            drop(pins);
+            first.get_or_insert(record);
+        }
+        let first = first.ok_or_else(|| ImageError::invalid("the archive holds no image"))?;
+        progress.report(Phase::Done, first.size_bytes, first.size_bytes);
+        Ok(first)
     }
 
     /// Looks only here, never in a registry. By name, or by digest where one
-    /// of the tenant's names leads to it.
+    /// of the tenant's names or agents leads to it.
     pub async fn resolve(
         &self,
         tenant: &TenantId,
         reference_or_digest: &str,
     ) -> Result<Option<ImageRecord>, ImageError> {
-        let _ = (tenant, reference_or_digest);
-        Err(ImageError::Cancelled)
+        let name = catalogue_name(reference_or_digest)?;
+        self.with_catalogue(tenant, move |catalogue, tenant| match catalogue.find(tenant, &name)? {
+            Some(digest) => catalogue.by_digest(tenant, &digest),
+            None => Ok(None),
+        })
+        .await
     }
 
+    /// The tenant's images, by digest.
     pub async fn list(&self, tenant: &TenantId) -> Result<Vec<ImageRecord>, ImageError> {
-        let _ = tenant;
-        Err(ImageError::Cancelled)
+        self.with_catalogue(tenant, |catalogue, tenant| {
+            let digests = catalogue.digests_of(tenant)?;
+            digests.iter().filter_map(|d| catalogue.by_digest(tenant, d).transpose()).collect()
+        })
+        .await
     }
 
     /// Takes a name away (by digest: all the tenant's names for it).
     /// `InUse` when it is the last one and agents of the tenant hold the image.
     pub async fn remove(&self, tenant: &TenantId, name_or_digest: &str) -> Result<(), ImageError> {
-        let _ = (tenant, name_or_digest);
-        Err(ImageError::Cancelled)
+        let name = catalogue_name(name_or_digest)?;
+        let now = self.inner.clock.now();
+        self.with_catalogue(tenant, move |catalogue, tenant| match catalogue.remove(tenant, &name, now)? {
+            true => Ok(()),
+            false => Err(ImageError::NotFound(text::clip(&name, 200))),
+        })
+        .await
     }
 
     /// The tenant's agent uses the image from now on; durable when this
     /// returns. Safe to repeat. A few milliseconds of local disk.
     pub fn hold(&self, tenant: &TenantId, digest: &str, agent: &AgentId) -> Result<ImageHold, ImageError> {
-        let _ = (tenant, digest, agent);
-        Err(ImageError::Cancelled)
+        let device = self.inner.catalogue.hold(tenant, digest, agent)?;
+        Ok(ImageHold { digest: digest.to_owned(), device })
     }
 
     /// The agent no longer uses it. Safe to repeat. A failure is logged: the
     /// hold stays until [`Images::retain_holds`].
     pub fn release(&self, digest: &str, agent: &AgentId) {
-        let _ = (digest, agent);
+        if let Err(e) = self.inner.catalogue.release(digest, agent, self.inner.clock.now()) {
+            tracing::warn!(%digest, %agent, "an image's hold could not be released: {e}");
+        }
     }
 
     /// Drops the holds of all agents but these: for the start, when the
-    /// journal says who lives.
-    pub async fn retain_holds(&self, agents: &std::collections::BTreeSet<AgentId>) -> Result<u32, ImageError> {
-        let _ = agents;
-        Err(ImageError::Cancelled)
+    /// journal says who lives. Returns how many were dropped.
+    pub async fn retain_holds(&self, agents: &BTreeSet<AgentId>) -> Result<u32, ImageError> {
+        let (inner, agents, now) = (self.inner.clone(), agents.clone(), self.inner.clock.now());
+        blocking(move || inner.catalogue.retain_holds(&agents, now)).await
     }
 
-    /// Removes images without name and hold that are older than the grace,
-    /// and the devices and blobs that nothing needs.
+    /// Removes images that have had neither name nor hold for the grace, and
+    /// the devices and blobs that nothing needs.
     pub async fn gc(&self) -> Result<GcReport, ImageError> {
-        Err(ImageError::Cancelled)
+        let (inner, now) = (self.inner.clone(), self.inner.clock.now());
+        blocking(move || gc::collect(&inner.folders, &inner.catalogue, &inner.pins, now, inner.config.gc_grace)).await
+    }
+
+    async fn with_catalogue<T: Send + 'static>(
+        &self,
+        tenant: &TenantId,
+        f: impl FnOnce(&Catalogue, &TenantId) -> Result<T, ImageError> + Send + 'static,
+    ) -> Result<T, ImageError> {
+        let (inner, tenant) = (self.inner.clone(), tenant.clone());
+        blocking(move || f(&inner.catalogue, &tenant)).await
+    }
+
+    /// Pumps the archive to a thread that may block.
+    async fn read_archive(
+        &self,
+        mut archive: impl AsyncRead + Send + Unpin,
+        progress: &Progress,
+    ) -> Result<Vec<Imported>, ImageError> {
+        let (mut ours, theirs) = tokio::io::duplex(ARCHIVE_PIPE);
+        let (inner, progress) = (self.inner.clone(), progress.clone());
+        let bridge = SyncIoBridge::new(theirs);
+        let parser = blocking(move || {
+            let report = |done| progress.report(Phase::Download, done, 0);
+            import::read_archive(bridge, &inner.folders, &inner.pins, inner.config.max_image_bytes, report)
+        });
+        let pump = async {
+            let mut buf = vec![0u8; 256 << 10];
+            loop {
+                let n = archive.read(&mut buf).await.map_err(|e| {
+                    ImageError::invalid(format!("the archive broke off: {}", text::clip(&e.to_string(), 200)))
+                })?;
+                // The parser may stop early: its verdict counts.
+                if n == 0 || ours.write_all(&buf[..n]).await.is_err() {
+                    break;
+                }
+            }
+            drop(ours);
+            Ok::<_, ImageError>(())
+        };
+        let (pumped, parsed) = tokio::join!(pump, parser);
+        pumped.and(parsed)
+    }
+
+    /// The device of an image whose layers are here and pinned.
+    async fn device(&self, image: &Resolved, progress: &Progress) -> Result<Device, ImageError> {
+        let key = image.device_key();
+        let pin = self.inner.pins.pin(&key);
+        // Different claims about the same layers are judged apart.
+        let flight = format!("{key} {}", image.diff_ids.join(" "));
+        let (inner, image) = (self.inner.clone(), image.clone());
+        let work = move |reporter: Reporter| async move { inner.make_device(image, reporter).await };
+        let row = self.inner.conversions.run(&flight, progress, work).await?;
+        Ok(Device { row, _pin: pin })
+    }
+
+    async fn record(
+        &self,
+        tenant: &TenantId,
+        names: Vec<String>,
+        image: Resolved,
+        device: Device,
+    ) -> Result<ImageRecord, ImageError> {
+        let now = self.inner.clock.now();
+        self.with_catalogue(tenant, move |catalogue, tenant| {
+            catalogue.add_image(tenant, &names, &image, &device.row.key, now)
+        })
+        .await
+    }
+}
+
+/// A device in place, spared by collections until it is recorded.
+struct Device {
+    row: DeviceRow,
+    _pin: blobs::Pin,
+}
+
+impl Inner {
+    async fn make_device(self: Arc<Self>, image: Resolved, reporter: Reporter) -> Result<DeviceRow, ImageError> {
+        let (this, key) = (self.clone(), image.device_key());
+        if let Some(row) = blocking(move || this.catalogue.device(&key)).await? {
+            if row.diff_ids == image.diff_ids {
+                return Ok(row);
+            }
+            return Err(ImageError::invalid("its config names other layer contents than its layers have"));
+        }
+        let total = image.layers.iter().map(|l| l.size).sum();
+        let row = self.converter.make(&image, move |done| reporter.report(Phase::Convert, done, total)).await?;
+        let (this, made) = (self.clone(), row.clone());
+        blocking(move || this.catalogue.add_device(&made)).await?;
+        Ok(row)
+    }
+}
+
+/// What a name is under in the catalogue.
+fn catalogue_name(text: &str) -> Result<String, ImageError> {
+    if aether_core::image::is_digest(text) { Ok(text.to_owned()) } else { Ok(parse_reference(text)?.to_string()) }
+}
+
+/// Runs what blocks where it may.
+async fn blocking<T: Send + 'static>(
+    f: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
+) -> Result<T, ImageError> {
+    match tokio::task::spawn_blocking(f).await {
+        Ok(result) => result,
+        Err(e) => Err(ImageError::Io { doing: "run a task".into(), detail: e.to_string() }),
     }
 }

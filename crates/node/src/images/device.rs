@@ -1,0 +1,325 @@
+//! From verified layers to a device: two jailed processes and a pipe.
+//!
+//! ```text
+//! jail: aether image-convert ──tar──▶ jail: sqfstar ──▶ tmp/…  ──sync, rename──▶ devices/KEY
+//! ```
+//!
+//! Both run as the converter's uid, so one conversion runs at a time. It is
+//! a task of its own: cancelling asks it to stop, and it always cleans up
+//! behind itself before the next one may start.
+
+use super::blobs::{Folders, sync_dir};
+use super::catalogue::DeviceRow;
+use super::convert::{self, ConvertLayer, ConvertLimits, ConvertPlan};
+use super::manifest::Resolved;
+use super::{ImageError, text};
+use crate::cgroup;
+use crate::jail::{self, JailError, JailLimits, Jailed};
+use std::fs;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+const TIME_LIMIT: Duration = Duration::from_secs(20 * 60);
+const MAX_ENTRIES: u64 = 2_000_000;
+/// The tree of the largest image allowed fits.
+const MERGE_MEMORY_MB: u64 = 2048;
+const SQUASH_MEMORY_MB: u64 = 1536;
+/// sqfstar's own caches; it needs about as much again.
+const SQUASH_CACHE: &str = "512M";
+const PATH_IN_JAIL: &str = "/out/device";
+/// Where Debian and its kin have it.
+const SQFSTAR: [&str; 3] = ["/usr/bin/sqfstar", "/usr/local/bin/sqfstar", "/usr/sbin/sqfstar"];
+const LIBRARIES: [&str; 4] = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"];
+
+/// Makes devices for one node.
+#[derive(Clone)]
+pub(super) struct Converter {
+    pub folders: Folders,
+    pub aether_exe: PathBuf,
+    pub uid: u32,
+    pub max_bytes: u64,
+    one: Arc<Semaphore>,
+}
+
+impl Converter {
+    pub(super) fn new(folders: Folders, aether_exe: PathBuf, uid: u32, max_bytes: u64) -> Self {
+        Self { folders, aether_exe, uid, max_bytes, one: Arc::new(Semaphore::new(1)) }
+    }
+
+    fn group(&self) -> String {
+        format!("aether-images-{}", self.uid)
+    }
+
+    /// Ends and removes what an earlier process's conversion left. Blocks.
+    pub(super) fn sweep(&self) -> Result<(), ImageError> {
+        kill_all_of(self.uid);
+        for name in ["merge", "squash"] {
+            self.clean(name)?;
+        }
+        cgroup::remove(&self.group()).map_err(ImageError::io("remove the converter's cgroup"))
+    }
+
+    fn clean(&self, name: &str) -> Result<(), ImageError> {
+        jail::remove_dir(&self.folders.jail.join(name)).map_err(jail_error)?;
+        cgroup::remove(&format!("{}/{name}", self.group())).map_err(ImageError::io("remove the converter's cgroup"))
+    }
+
+    /// Makes the image's device, or finds out why it cannot be made. When the
+    /// future is dropped the work stops.
+    pub(super) async fn make(&self, image: &Resolved, report: impl Fn(u64) + Send + 'static) -> Result<DeviceRow, ImageError> {
+        let permit = self.one.clone().acquire_owned().await.map_err(|_| ImageError::Cancelled)?;
+        let stop = CancellationToken::new();
+        let on_drop = stop.clone().drop_guard();
+        let (this, image) = (self.clone(), image.clone());
+        let work = tokio::spawn(async move { this.run(&image, stop, permit, report).await });
+        let made = work.await.map_err(|e| ImageError::Converter(e.to_string()))?;
+        drop(on_drop);
+        made
+    }
+
+    async fn run(
+        &self,
+        image: &Resolved,
+        stop: CancellationToken,
+        permit: OwnedSemaphorePermit,
+        report: impl Fn(u64),
+    ) -> Result<DeviceRow, ImageError> {
+        let out = tempfile::Builder::new().prefix("device-").tempfile_in(&self.folders.tmp);
+        let out = out.map_err(ImageError::io("create the device's file"))?;
+        std::os::unix::fs::chown(out.path(), Some(self.uid), Some(self.uid))
+            .map_err(ImageError::io("give the device's file to the converter"))?;
+        let outcome = self.convert(image, out.path(), &stop, report).await;
+        let this = self.clone();
+        let cleaned = tokio::task::spawn_blocking(move || this.sweep()).await;
+        drop(permit);
+        outcome?;
+        cleaned.map_err(|e| ImageError::Converter(e.to_string()))??;
+        let (key, folders) = (image.device_key(), self.folders.clone());
+        let (name, diff_ids) = (key.clone(), image.diff_ids.clone());
+        let size_bytes = tokio::task::spawn_blocking(move || keep(out, &folders, &name))
+            .await
+            .map_err(|e| ImageError::Converter(e.to_string()))??;
+        Ok(DeviceRow { key, size_bytes, converter: convert::VERSION.to_owned(), diff_ids })
+    }
+
+    async fn convert(
+        &self,
+        image: &Resolved,
+        out: &Path,
+        stop: &CancellationToken,
+        report: impl Fn(u64),
+    ) -> Result<(), ImageError> {
+        let (tar_out, tar_in) = pipe_pair()?;
+        let mut squash = self.start_squash(out, tar_out).await?;
+        let mut merge = match self.start_merge(image, tar_in).await {
+            Ok(merge) => merge,
+            Err(e) => {
+                kill(&squash.jailed);
+                squash.finish().await;
+                return Err(e);
+            }
+        };
+        let processes = [merge.jailed.clone(), squash.jailed.clone()];
+        let both = async { tokio::join!(merge.finish(), squash.finish()) };
+        tokio::pin!(both);
+        let deadline = tokio::time::sleep(TIME_LIMIT);
+        tokio::pin!(deadline);
+        let mut tick = tokio::time::interval(Duration::from_millis(250));
+        let early = loop {
+            tokio::select! {
+                (merged, squashed) = &mut both => {
+                    return verdict(&self.group(), &merged, &squashed, self.max_bytes);
+                }
+                () = stop.cancelled() => break ImageError::Cancelled,
+                () = &mut deadline => break ImageError::Converter("it took more than 20 minutes".into()),
+                _ = tick.tick() => report(fs::metadata(out).map_or(0, |m| m.len())),
+            }
+        };
+        processes.iter().for_each(kill);
+        both.await;
+        Err(early)
+    }
+
+    async fn start_merge(&self, image: &Resolved, tar_in: OwnedFd) -> Result<Process, ImageError> {
+        let in_jail = |n: usize| PathBuf::from(format!("/layers/{n}"));
+        let plan = ConvertPlan {
+            layers: (image.diff_ids.iter().enumerate())
+                .map(|(n, diff_id)| ConvertLayer { path: in_jail(n), diff_id: diff_id.clone() })
+                .collect(),
+            limits: ConvertLimits { bytes: self.max_bytes, entries: MAX_ENTRIES },
+        };
+        let plan = serde_json::to_string(&plan).map_err(|e| ImageError::Converter(e.to_string()))?;
+        let mut command = self.command("merge", "/aether", MERGE_MEMORY_MB, 0)?.exec_bind(&self.aether_exe, "/aether");
+        for (n, layer) in image.layers.iter().enumerate() {
+            command = command.ro_bind(self.folders.blob(&layer.digest), in_jail(n));
+        }
+        self.start(command.arg(convert::VERB).arg(plan).stdout(tar_in)).await
+    }
+
+    async fn start_squash(&self, out: &Path, tar_out: OwnedFd) -> Result<Process, ImageError> {
+        let sqfstar = SQFSTAR.iter().find(|p| Path::new(p).exists()).ok_or_else(|| ImageError::Missing {
+            what: "sqfstar".into(),
+            remedy: "Install squashfs-tools (4.5 or newer).".into(),
+        })?;
+        // Metadata on top of incompressible data stays well below this.
+        let quota = self.max_bytes.saturating_add(self.max_bytes / 8).saturating_add(64 << 20);
+        let args = ["-reproducible", "-mkfs-time", "0", "-comp", "lz4", "-no-progress", "-quiet", "-force", "-exit-on-error"];
+        let command = self
+            .command("squash", "/sqfstar", SQUASH_MEMORY_MB, quota)?
+            .exec_bind(*sqfstar, "/sqfstar")
+            .rw_bind(out, PATH_IN_JAIL)
+            .args(args)
+            .args(["-mem", SQUASH_CACHE, "-processors", "2", PATH_IN_JAIL])
+            .stdin(tar_out);
+        self.start(command).await
+    }
+
+    fn command(&self, name: &str, program: &str, memory_mb: u64, fsize: u64) -> Result<jail::Command, ImageError> {
+        let dir = self.folders.jail.join(name);
+        let mut command = jail::Command::new(program, dir)
+            .uid_gid(self.uid, self.uid)
+            .limits(JailLimits {
+                memory_mb,
+                pids: 64,
+                cpu_percent: 200,
+                fsize_bytes: fsize,
+                nofile: 256,
+                oom_score_adj: 500,
+            })
+            .cgroup(format!("{}/{name}", self.group()));
+        for dir in LIBRARIES.iter().filter(|d| Path::new(d).is_dir()) {
+            command = command.exec_bind(*dir, *dir);
+        }
+        Ok(command)
+    }
+
+    async fn start(&self, command: jail::Command) -> Result<Process, ImageError> {
+        let (said, say) = pipe_pair()?;
+        let jailed = command.stderr(say).spawn(&self.aether_exe).await.map_err(jail_error)?;
+        let stderr = pipe::Receiver::from_owned_fd(said).map_err(ImageError::io("read from the converter"))?;
+        Ok(Process { jailed, stderr })
+    }
+}
+
+/// One jailed process and what it says.
+struct Process {
+    jailed: Jailed,
+    stderr: pipe::Receiver,
+}
+
+struct Ended {
+    code: Option<i32>,
+    signal: Option<i32>,
+    said: String,
+}
+
+impl Process {
+    async fn finish(&mut self) -> Ended {
+        let mut said = Vec::new();
+        let mut buf = [0u8; 4096];
+        // A broken pipe tells no more than its end.
+        while let Ok(n @ 1..) = self.stderr.read(&mut buf).await {
+            if said.len() < 16 << 10 {
+                said.extend_from_slice(&buf[..n]);
+            }
+        }
+        let (code, signal) = self.jailed.wait().await;
+        let said = text::clip(String::from_utf8_lossy(&said).trim(), 500);
+        Ended { code, signal, said }
+    }
+}
+
+fn kill(process: &Jailed) {
+    if let Err(e) = process.kill() {
+        tracing::warn!(pid = process.pid, "cannot end the converter: {e}");
+    }
+}
+
+fn verdict(group: &str, merged: &Ended, squashed: &Ended, max_bytes: u64) -> Result<(), ImageError> {
+    match merged.code {
+        Some(convert::EXIT_INVALID) => return Err(ImageError::Invalid(merged.said.clone())),
+        Some(convert::EXIT_TOO_LARGE) => return Err(too_large(&merged.said, max_bytes)),
+        _ => {}
+    }
+    // The maker's failure breaks the merger's pipe, so it is the cause.
+    if squashed.said.contains("No space left") || squashed.said.contains("Disk quota exceeded") {
+        return Err(ImageError::DiskFull("the image's device".into()));
+    }
+    if squashed.signal == Some(libc::SIGXFSZ) || squashed.said.contains("File too large") {
+        return Err(too_large("the device", max_bytes));
+    }
+    for (name, ended) in [("squash", squashed), ("merge", merged)] {
+        if ended.code == Some(0) {
+            continue;
+        }
+        if cgroup::oom_killed(&format!("{group}/{name}")) {
+            return Err(ImageError::Converter(format!("{name} needs more memory than it may use")));
+        }
+        return Err(ImageError::Converter(format!(
+            "{name} ended with code {:?}, signal {:?}: {}",
+            ended.code, ended.signal, ended.said
+        )));
+    }
+    Ok(())
+}
+
+/// The verb's message carries its own limit.
+fn too_large(said: &str, max_bytes: u64) -> ImageError {
+    match said.rsplit_once(" is above the limit of ") {
+        Some((what, limit)) => ImageError::TooLarge { what: what.to_owned(), limit: limit.parse().unwrap_or(max_bytes) },
+        None => ImageError::TooLarge { what: said.to_owned(), limit: max_bytes },
+    }
+}
+
+fn jail_error(e: JailError) -> ImageError {
+    match e {
+        JailError::Io { doing, source } => ImageError::io(doing)(source),
+        other => ImageError::Converter(other.to_string()),
+    }
+}
+
+fn pipe_pair() -> Result<(OwnedFd, OwnedFd), ImageError> {
+    let made = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+    made.map_err(|e| ImageError::io("make a pipe")(e.into()))
+}
+
+/// Checks what came out, and gives it its name for good.
+fn keep(out: tempfile::NamedTempFile, folders: &Folders, key: &str) -> Result<u64, ImageError> {
+    let path = folders.devices.join(key);
+    let mut magic = [0u8; 4];
+    let mut file = fs::File::open(out.path()).map_err(ImageError::io("read the device"))?;
+    let meta = file.metadata().map_err(ImageError::io("read the device"))?;
+    if file.read_exact(&mut magic).is_err() || &magic != b"hsqs" || !meta.is_file() || meta.nlink() != 1 {
+        return Err(ImageError::Converter("what came out is not a squashfs".into()));
+    }
+    std::os::unix::fs::chown(out.path(), Some(0), Some(0)).map_err(ImageError::io("take the device's file back"))?;
+    file.set_permissions(fs::Permissions::from_mode(0o444))
+        .and_then(|()| file.sync_all())
+        .map_err(ImageError::io("sync the device"))?;
+    out.persist(&path).map_err(|e| ImageError::io_at("name", &path)(e.error))?;
+    sync_dir(&folders.devices)?;
+    Ok(meta.len())
+}
+
+/// Nothing but converters runs as this uid.
+fn kill_all_of(uid: u32) {
+    let Ok(entries) = fs::read_dir("/proc") else { return };
+    let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
+    for pid in pids {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let real = status.lines().find_map(|l| l.strip_prefix("Uid:")?.split_whitespace().next()?.parse::<u32>().ok());
+        if real == Some(uid)
+            && let Some(pid) = rustix::process::Pid::from_raw(pid)
+        {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
