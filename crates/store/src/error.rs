@@ -54,6 +54,9 @@ pub enum StoreError {
     /// The sealed value was made with another key or for another owner.
     #[error("a sealed value cannot be opened; was the seal key replaced?")]
     Unsealable,
+    /// Retention has removed events after it: start from a fresh list.
+    #[error("the events after this cursor are not kept any more; list again and follow from the end")]
+    CursorExpired,
     #[error("not a valid cursor")]
     BadCursor,
     /// A bug of ours: a statement the database refuses, a row out of shape.

@@ -24,7 +24,6 @@ mod store;
 mod tx;
 
 pub use error::StoreError;
-pub use migrate::MigrationRow;
 pub use model::*;
 pub use seal::{SealKey, SealKeyError};
 pub use store::{Store, StoreConfig};

@@ -2,10 +2,17 @@
 //! its operation; what it does and guarantees is in `ops`.
 
 use crate::error::StoreError;
+use crate::migrate;
 use crate::model::*;
+use crate::ops::{
+    agents, assign, audit, events, execs, keys, leadership, listing, nodes, place, prune, reports, tenants,
+};
+use crate::postgres::Postgres;
 use crate::seal::SealKey;
+use crate::sqlite::Sqlite;
+use crate::tx::{Context, OpFuture, Tx};
 use aether_core::state::Desired;
-use aether_core::{AgentId, Clock, KeyId, NodeId, Rng, Secret, TenantId, TenantScope};
+use aether_core::{AgentId, Clock, ExecId, KeyId, NodeId, Rng, Secret, TenantId, TenantScope};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,13 +28,48 @@ pub enum StoreConfig {
 
 /// The store; cheap to clone.
 #[derive(Clone)]
-pub struct Store;
-
-fn not_yet<T>() -> Result<T, StoreError> {
-    Err(StoreError::internal("being written"))
+pub struct Store {
+    inner: Arc<Inner>,
 }
 
-#[allow(unused_variables, clippy::unused_async, reason = "signatures first; bodies follow within minutes")]
+struct Inner {
+    engine: Engine,
+    context: Arc<Context>,
+    changes: watch::Sender<u64>,
+}
+
+enum Engine {
+    Sqlite(Sqlite),
+    Postgres(Postgres),
+}
+
+impl Store {
+    async fn write<P, T, F>(&self, params: P, op: F) -> Result<T, StoreError>
+    where
+        P: Send + Sync + 'static,
+        T: Send + 'static,
+        F: for<'a> Fn(&'a mut dyn Tx, &'a Context, &'a P) -> OpFuture<'a, T> + Send + Sync + 'static,
+    {
+        match &self.inner.engine {
+            Engine::Sqlite(engine) => engine.write(&self.inner.context, params, op).await,
+            Engine::Postgres(engine) => engine.write(&self.inner.context, params, op).await,
+        }
+    }
+
+    async fn read<P, T, F>(&self, params: P, op: F) -> Result<T, StoreError>
+    where
+        P: Send + Sync + 'static,
+        T: Send + 'static,
+        F: for<'a> Fn(&'a mut dyn Tx, &'a Context, &'a P) -> OpFuture<'a, T> + Send + Sync + 'static,
+    {
+        match &self.inner.engine {
+            Engine::Sqlite(engine) => engine.read(&self.inner.context, params, op).await,
+            Engine::Postgres(engine) => engine.read(&self.inner.context, params, op).await,
+        }
+    }
+}
+
+/// Opening, schema, health.
 impl Store {
     /// Opens a database whose schema fits this program; does not migrate.
     pub async fn open(
@@ -36,8 +78,14 @@ impl Store {
         clock: Arc<dyn Clock>,
         rng: Arc<dyn Rng>,
     ) -> Result<Store, StoreError> {
-        not_yet()
+        let store = Self::connect(cfg, seal, clock, rng).await?;
+        if let Err(error) = store.check_schema().await {
+            store.close().await;
+            return Err(error);
+        }
+        Ok(store)
     }
+
     /// Opens without a look at the schema: for `migrate_up` and friends.
     pub async fn connect(
         cfg: StoreConfig,
@@ -45,55 +93,120 @@ impl Store {
         clock: Arc<dyn Clock>,
         rng: Arc<dyn Rng>,
     ) -> Result<Store, StoreError> {
-        not_yet()
+        let changes = watch::Sender::new(0);
+        let engine = match &cfg {
+            StoreConfig::Sqlite { path } => Engine::Sqlite(Sqlite::open(path, changes.clone()).await?),
+            StoreConfig::Postgres { url, max_connections } => {
+                Engine::Postgres(Postgres::open(url, *max_connections, changes.clone()).await?)
+            }
+        };
+        let context = Arc::new(Context { clock, rng, seal });
+        Ok(Store { inner: Arc::new(Inner { engine, context, changes }) })
     }
+
     /// Refuses a schema that is too old, too new or changed.
     pub async fn check_schema(&self) -> Result<(), StoreError> {
-        not_yet()
+        self.read((), |tx, _, ()| Box::pin(migrate::check(tx))).await
     }
-    /// Applies every migration that is missing; returns their numbers. Safe beside other migrators.
+
+    /// Applies every step that is missing, each in a transaction of its own;
+    /// returns their numbers. Safe beside other migrators.
     pub async fn migrate_up(&self) -> Result<Vec<u32>, StoreError> {
-        not_yet()
+        let mut applied = Vec::new();
+        while let Some(version) = self.write((), |tx, cx, ()| Box::pin(migrate::step_up(tx, cx))).await? {
+            applied.push(version);
+        }
+        Ok(applied)
     }
-    /// Takes back the newest `steps` migrations and the data in their tables.
+
+    /// Takes back the newest `steps` steps **with the data in their tables**.
     pub async fn migrate_down(&self, steps: u32) -> Result<Vec<u32>, StoreError> {
-        not_yet()
+        let mut undone = Vec::new();
+        for _ in 0..steps {
+            match self.write((), |tx, _, ()| Box::pin(migrate::step_down(tx))).await? {
+                Some(version) => undone.push(version),
+                None => break,
+            }
+        }
+        Ok(undone)
     }
+
     /// (current, newest that this program knows).
     pub async fn schema_version(&self) -> Result<(u32, u32), StoreError> {
-        not_yet()
+        Ok((self.read((), |tx, _, ()| Box::pin(migrate::version(tx))).await?, migrate::newest()))
     }
-    /// Round trip of the smallest read.
+
+    /// The round trip of the smallest read.
     pub async fn ping(&self) -> Result<Duration, StoreError> {
-        not_yet()
+        let start = self.inner.context.clock.monotonic();
+        self.read((), |tx, _, ()| Box::pin(migrate::ping(tx))).await?;
+        Ok(self.inner.context.clock.monotonic().saturating_sub(start))
     }
-    /// Stops background work and closes connections once running operations ended.
-    pub async fn close(&self) {}
 
+    /// Takes nothing new; returns when what was taken is committed and the
+    /// database is closed.
+    pub async fn close(&self) {
+        match &self.inner.engine {
+            Engine::Sqlite(engine) => engine.close().await,
+            Engine::Postgres(engine) => engine.close().await,
+        }
+    }
+
+    /// Wakes after commits that wrote events. A hint: read by cursor, and
+    /// poll now and then.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.changes.subscribe()
+    }
+}
+
+/// Tenants.
+impl Store {
     pub async fn create_tenant(&self, id: &TenantId, name: &str) -> Result<TenantRow, StoreError> {
-        not_yet()
-    }
-    pub async fn find_tenant(&self, id: &TenantId) -> Result<Option<TenantRow>, StoreError> {
-        not_yet()
+        self.write((id.clone(), name.to_owned()), |tx, cx, (id, name)| Box::pin(tenants::create(tx, cx, id, name)))
+            .await
     }
 
+    pub async fn find_tenant(&self, id: &TenantId) -> Result<Option<TenantRow>, StoreError> {
+        self.read(id.clone(), |tx, _, id| Box::pin(tenants::find(tx, id))).await
+    }
+}
+
+/// A tenant's agents.
+impl Store {
+    /// One transaction: idempotency key, names, row, sealed env, event, audit.
     pub async fn create_agent(&self, scope: &TenantScope, new: NewAgent) -> Result<Created, StoreError> {
-        not_yet()
+        self.write((scope.clone(), new), |tx, cx, (scope, new)| Box::pin(agents::create(tx, cx, scope, new))).await
     }
+
+    /// By id, name or alias; never one whose desire is gone.
     pub async fn find_agent(&self, scope: &TenantScope, id_or_name: &str) -> Result<Option<AgentRow>, StoreError> {
-        not_yet()
+        self.read((scope.clone(), id_or_name.to_owned()), |tx, _, (scope, id_or_name)| {
+            Box::pin(agents::find(tx, scope, id_or_name))
+        })
+        .await
     }
+
+    /// Newest first.
     pub async fn list_agents(
         &self,
         scope: &TenantScope,
         filter: AgentFilter,
         page: PageRequest,
     ) -> Result<AgentPage, StoreError> {
-        not_yet()
+        self.read((scope.clone(), filter, page), |tx, _, (scope, filter, page)| {
+            Box::pin(listing::list(tx, scope, filter, page))
+        })
+        .await
     }
+
+    /// The env in clear; the reading is audited.
     pub async fn agent_env(&self, scope: &TenantScope, id: &AgentId) -> Result<BTreeMap<String, String>, StoreError> {
-        not_yet()
+        self.write((scope.clone(), id.clone()), |tx, cx, (scope, id)| Box::pin(agents::env(tx, cx, scope, id))).await
     }
+
+    /// Raises the generation; a wish that holds already changes nothing. `Gone`
+    /// frees the names in the same transaction and works from every state;
+    /// `Running` of an ended agent makes it pending, on its node if it has one.
     pub async fn set_desired(
         &self,
         scope: &TenantScope,
@@ -102,9 +215,19 @@ impl Store {
         options: DesireOptions,
         expected_version: Option<u64>,
     ) -> Result<AgentRow, StoreError> {
-        not_yet()
+        self.write(
+            (scope.clone(), id.clone(), desired, options, expected_version),
+            |tx, cx, (scope, id, desired, options, expected_version)| {
+                Box::pin(agents::set_desired(tx, cx, scope, id, (*desired, *options, *expected_version)))
+            },
+        )
+        .await
     }
+}
 
+/// Execs and the audit.
+impl Store {
+    /// Before the node is asked. A repeated key tells the first exec's id.
     pub async fn record_exec(
         &self,
         scope: &TenantScope,
@@ -112,137 +235,228 @@ impl Store {
         intent: ExecIntent,
         idempotency: Option<Idempotency>,
     ) -> Result<ExecIntentOutcome, StoreError> {
-        not_yet()
+        self.write(
+            (scope.clone(), agent.clone(), intent, idempotency),
+            |tx, cx, (scope, agent, intent, idempotency)| {
+                Box::pin(execs::record(tx, cx, scope, agent, (intent, idempotency.as_ref())))
+            },
+        )
+        .await
     }
-    pub async fn finish_exec(
-        &self,
-        scope: &TenantScope,
-        exec_id: &aether_core::ExecId,
-        end: ExecEnd,
-    ) -> Result<(), StoreError> {
-        not_yet()
+
+    /// The first end counts.
+    pub async fn finish_exec(&self, scope: &TenantScope, exec: &ExecId, end: ExecEnd) -> Result<(), StoreError> {
+        self.write((scope.clone(), exec.clone(), end), |tx, cx, (scope, exec, end)| {
+            Box::pin(execs::finish(tx, cx, scope, exec, end))
+        })
+        .await
     }
+
+    /// Newest first.
     pub async fn list_execs(
         &self,
         scope: &TenantScope,
         agent: &AgentId,
         limit: u32,
     ) -> Result<Vec<ExecRow>, StoreError> {
-        not_yet()
+        self.read((scope.clone(), agent.clone(), limit), |tx, _, (scope, agent, limit)| {
+            Box::pin(execs::list(tx, scope, agent, *limit))
+        })
+        .await
     }
 
+    /// An entry by itself: a denial, a log-in. Changes write their own.
     pub async fn audit(&self, scope: &TenantScope, entry: AuditEntry) -> Result<(), StoreError> {
-        not_yet()
+        self.write((scope.clone(), entry), |tx, cx, (scope, entry)| Box::pin(audit::record(tx, cx, scope, entry))).await
     }
+
+    /// Newest first.
     pub async fn audit_list(&self, scope: &TenantScope, filter: AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
-        not_yet()
+        self.read((scope.clone(), filter), |tx, _, (scope, filter)| Box::pin(audit::list(tx, scope, filter))).await
     }
+}
 
+/// API keys.
+impl Store {
     pub async fn create_key(&self, scope: &TenantScope, new: NewKey) -> Result<KeyRow, StoreError> {
-        not_yet()
-    }
-    /// Revoked and expired keys too: the caller judges with [`KeyRow::usable`].
-    pub async fn find_key_by_hash(&self, hash: &[u8; 32]) -> Result<Option<KeyRow>, StoreError> {
-        not_yet()
-    }
-    pub async fn list_keys(&self, scope: &TenantScope) -> Result<Vec<KeyRow>, StoreError> {
-        not_yet()
-    }
-    pub async fn revoke_key(&self, scope: &TenantScope, id: &KeyId) -> Result<(), StoreError> {
-        not_yet()
-    }
-    pub async fn touch_key(&self, id: &KeyId) -> Result<(), StoreError> {
-        not_yet()
-    }
-    /// Keys of all tenants that are not revoked.
-    pub async fn count_keys(&self) -> Result<u64, StoreError> {
-        not_yet()
+        self.write((scope.clone(), new), |tx, cx, (scope, new)| Box::pin(keys::create(tx, cx, scope, new))).await
     }
 
+    /// Revoked and expired ones too: judge with [`KeyRow::usable`].
+    pub async fn find_key_by_hash(&self, hash: &[u8; 32]) -> Result<Option<KeyRow>, StoreError> {
+        self.read(*hash, |tx, _, hash| Box::pin(keys::find_by_hash(tx, hash))).await
+    }
+
+    pub async fn list_keys(&self, scope: &TenantScope) -> Result<Vec<KeyRow>, StoreError> {
+        self.read(scope.clone(), |tx, _, scope| Box::pin(keys::list(tx, scope))).await
+    }
+
+    pub async fn revoke_key(&self, scope: &TenantScope, id: &KeyId) -> Result<(), StoreError> {
+        self.write((scope.clone(), id.clone()), |tx, cx, (scope, id)| Box::pin(keys::revoke(tx, cx, scope, id))).await
+    }
+
+    /// Notes a use, at most once a minute.
+    pub async fn touch_key(&self, id: &KeyId) -> Result<(), StoreError> {
+        self.write(id.clone(), |tx, cx, id| Box::pin(keys::touch(tx, cx, id))).await
+    }
+
+    /// Of all tenants, revoked ones apart.
+    pub async fn count_keys(&self) -> Result<u64, StoreError> {
+        self.read((), |tx, _, ()| Box::pin(keys::count(tx))).await
+    }
+}
+
+/// The control plane's own: leadership and scheduling.
+impl Store {
+    /// Whoever calls this leads; writes with an earlier epoch fail `Fenced`.
     pub async fn take_leadership(&self, server_id: &str) -> Result<Epoch, StoreError> {
-        not_yet()
+        self.write(server_id.to_owned(), |tx, cx, server_id| Box::pin(leadership::take(tx, cx, server_id))).await
     }
+
     pub async fn renew_leadership(&self, epoch: &Epoch) -> Result<(), StoreError> {
-        not_yet()
+        self.write(epoch.clone(), |tx, cx, epoch| Box::pin(leadership::renew(tx, cx, epoch))).await
     }
+
     pub async fn leadership(&self) -> Result<LeadershipRow, StoreError> {
-        not_yet()
+        self.read((), |tx, _, ()| Box::pin(leadership::read(tx))).await
     }
+
+    /// Desired running, pending, not handed to a node; oldest first. One with
+    /// a `node_id` can only go there.
     pub async fn pending_agents(&self, limit: u32) -> Result<Vec<AgentRow>, StoreError> {
-        not_yet()
+        self.read(limit, |tx, _, limit| Box::pin(listing::waiting(tx, *limit))).await
     }
-    pub async fn place(&self, epoch: &Epoch, request: PlaceRequest) -> Result<AgentRow, StoreError> {
-        not_yet()
-    }
-    /// One result per request, in order; one transaction for all.
+
+    /// One result per request, in order, in one transaction. A refused request
+    /// (NoRoom, VersionConflict, IllegalState, NotFound) does not touch the
+    /// others.
     pub async fn place_batch(
         &self,
         epoch: &Epoch,
         requests: Vec<PlaceRequest>,
     ) -> Result<Vec<Result<AgentRow, StoreError>>, StoreError> {
-        not_yet()
-    }
-    pub async fn explain_pending(&self, epoch: &Epoch, agent: &AgentId, reason: &str) -> Result<(), StoreError> {
-        not_yet()
+        self.write((epoch.clone(), requests), |tx, cx, (epoch, requests)| {
+            Box::pin(place::place(tx, cx, epoch, requests))
+        })
+        .await
     }
 
+    /// Writes the reason where it is new.
+    pub async fn explain_pending(&self, epoch: &Epoch, agent: &AgentId, reason: &str) -> Result<(), StoreError> {
+        self.write((epoch.clone(), agent.clone(), reason.to_owned()), |tx, cx, (epoch, agent, reason)| {
+            Box::pin(place::explain(tx, cx, epoch, agent, reason))
+        })
+        .await
+    }
+
+    /// A row whatever its tenant, gone or not.
+    pub async fn agent_by_id(&self, id: &AgentId) -> Result<Option<AgentRow>, StoreError> {
+        self.read(id.clone(), |tx, _, id| Box::pin(agents::by_id(tx, id))).await
+    }
+}
+
+/// Nodes.
+impl Store {
+    /// A node's hello; an older node epoch is `Fenced`. Reservations stay.
     pub async fn register_node(&self, hello: NodeHelloRow) -> Result<(), StoreError> {
-        not_yet()
+        self.write(hello, |tx, cx, hello| Box::pin(nodes::register(tx, cx, hello))).await
     }
+
+    /// Renews the lease; brings a lost node back.
     pub async fn renew_node(&self, node: &NodeId, node_epoch: u64, heartbeat: HeartbeatRow) -> Result<(), StoreError> {
-        not_yet()
+        self.write((node.clone(), node_epoch, heartbeat), |tx, cx, (node, node_epoch, heartbeat)| {
+            Box::pin(nodes::renew(tx, cx, node, (*node_epoch, *heartbeat)))
+        })
+        .await
     }
+
     pub async fn nodes(&self) -> Result<Vec<NodeRow>, StoreError> {
-        not_yet()
+        self.read((), |tx, _, ()| Box::pin(nodes::list(tx))).await
     }
+
+    /// Marks nodes without renewal since `lease` as lost, and what runs there;
+    /// returns the agents.
     pub async fn expire_nodes(&self, epoch: &Epoch, lease: Duration) -> Result<Vec<AgentId>, StoreError> {
-        not_yet()
+        self.write((epoch.clone(), lease), |tx, cx, (epoch, lease)| Box::pin(nodes::expire(tx, cx, epoch, *lease)))
+            .await
     }
+
+    /// Every agent on the node that is not confirmed gone: the full set.
     pub async fn assignments(&self, node: &NodeId) -> Result<Vec<Assignment>, StoreError> {
-        not_yet()
+        self.read(node.clone(), |tx, cx, node| Box::pin(assign::assignments(tx, cx, node, None))).await
     }
-    /// Those of `agents` that are on the node: for a delta after events.
+
+    /// Those of `agents` that are on the node: a delta, after events.
     pub async fn assignments_among(&self, node: &NodeId, agents: Vec<AgentId>) -> Result<Vec<Assignment>, StoreError> {
-        not_yet()
+        self.read((node.clone(), agents), |tx, cx, (node, agents)| {
+            Box::pin(assign::assignments(tx, cx, node, Some(agents)))
+        })
+        .await
     }
+
+    /// One outcome per report, in order. Stale generations are ignored, illegal
+    /// moves refused; the call as a whole is fenced by the node epoch.
     pub async fn apply_reports(
         &self,
         node: &NodeId,
         node_epoch: u64,
         reports: Vec<ReportRow>,
     ) -> Result<Vec<ReportOutcome>, StoreError> {
-        not_yet()
+        self.write((node.clone(), node_epoch, reports), |tx, cx, (node, node_epoch, reports)| {
+            Box::pin(reports::apply(tx, cx, node, (*node_epoch, reports)))
+        })
+        .await
     }
-    /// A row by id whatever its tenant, gone or not: for the control plane's own work.
-    pub async fn agent_by_id(&self, id: &AgentId) -> Result<Option<AgentRow>, StoreError> {
-        not_yet()
-    }
+}
 
+/// The outbox.
+impl Store {
+    /// Events of all tenants after the cursor (default: from the start), at most
+    /// `limit` (1000), and where to go on. Skips none, also none that commit
+    /// late.
     pub async fn events_after(
         &self,
         cursor: EventCursor,
         limit: u32,
     ) -> Result<(Vec<EventRow>, EventCursor), StoreError> {
-        not_yet()
+        self.read((cursor, limit), |tx, _, (cursor, limit)| Box::pin(events::after(tx, None, *cursor, *limit))).await
     }
+
+    /// The same of one tenant.
     pub async fn tenant_events_after(
         &self,
         scope: &TenantScope,
         cursor: EventCursor,
         limit: u32,
     ) -> Result<(Vec<EventRow>, EventCursor), StoreError> {
-        not_yet()
+        self.read((scope.clone(), cursor, limit), |tx, _, (scope, cursor, limit)| {
+            Box::pin(events::after(tx, Some(scope), *cursor, *limit))
+        })
+        .await
     }
+
     /// The end of the outbox, to follow from.
     pub async fn events_end(&self) -> Result<EventCursor, StoreError> {
-        not_yet()
+        self.read((), |tx, _, ()| Box::pin(events::end(tx))).await
     }
-    /// Wakes after each commit that wrote events. A hint: read by cursor, and poll as a fallback.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        watch::channel(0).1
+}
+
+impl Store {
+    /// [`Store::place_batch`] of one.
+    pub async fn place(&self, epoch: &Epoch, request: PlaceRequest) -> Result<AgentRow, StoreError> {
+        let results = self.place_batch(epoch, vec![request]).await?;
+        results.into_iter().next().unwrap_or_else(|| Err(StoreError::internal("a placement has no result")))
     }
-    /// Removes events, tombstones and idempotency keys from before `older_than` ago; returns how many rows.
+
+    /// Removes events, tombstones, idempotency keys (a day old at least) and
+    /// ended execs older than this, in small transactions; returns how many.
     pub async fn prune(&self, older_than: Duration) -> Result<u64, StoreError> {
-        not_yet()
+        let mut removed = 0;
+        loop {
+            match self.write(older_than, |tx, cx, age| Box::pin(prune::batch(tx, cx, *age))).await? {
+                0 => return Ok(removed),
+                n => removed += n,
+            }
+        }
     }
 }

@@ -1,0 +1,3 @@
+DROP TABLE control_epoch;
+DROP TABLE agent_placements;
+DROP TABLE scheduler_nodes;

@@ -1,0 +1,2 @@
+DROP TABLE events_floor;
+DROP TABLE events;

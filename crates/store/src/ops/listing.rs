@@ -1,0 +1,90 @@
+//! Pages of a tenant's agents, newest first.
+
+use super::agent_row::{COLUMNS, decode};
+use crate::error::StoreError;
+use crate::model::{AgentFilter, AgentPage, AgentRow, PageRequest};
+use crate::tx::{Tx, Value, params, query_one};
+use aether_core::{AgentId, TenantScope, Timestamp};
+
+const MAX_LIMIT: u32 = 1000;
+/// A page by number skips rows one by one: bounded.
+const MAX_PAGE: u32 = 10_000;
+
+/// The SQL and parameters of a filter, without the place in the list.
+struct Where {
+    sql: String,
+    params: Vec<Value>,
+}
+
+impl Where {
+    fn push(&mut self, value: impl Into<Value>) -> String {
+        self.params.push(value.into());
+        format!("${}", self.params.len())
+    }
+
+    fn of(scope: &TenantScope, filter: &AgentFilter) -> Self {
+        let mut w = Where { sql: String::new(), params: Vec::new() };
+        let tenant = w.push(scope.tenant().as_str());
+        w.sql = format!("tenant_id = {tenant} AND desired <> 'gone'");
+        if !filter.status.is_empty() {
+            let states: Vec<_> = filter.status.iter().map(|s| w.push(s.as_str())).collect();
+            w.sql.push_str(&format!(" AND observed IN ({})", states.join(", ")));
+        }
+        for (kind, pairs) in [("label", &filter.labels), ("metadata", &filter.metadata)] {
+            for (key, value) in pairs {
+                let (kind, key, value) = (w.push(kind), w.push(key), w.push(value));
+                w.sql.push_str(&format!(
+                    " AND id IN (SELECT agent_id FROM agent_labels
+                       WHERE tenant_id = {tenant} AND kind = {kind} AND key = {key} AND value = {value})"
+                ));
+            }
+        }
+        w
+    }
+}
+
+pub(crate) async fn list(
+    tx: &mut dyn Tx,
+    scope: &TenantScope,
+    filter: &AgentFilter,
+    page: &PageRequest,
+) -> Result<AgentPage, StoreError> {
+    let limit = page.limit.clamp(1, MAX_LIMIT);
+    let mut w = Where::of(scope, filter);
+    let count = format!("SELECT count(*) AS n FROM agents WHERE {}", w.sql);
+    let total = query_one(tx, &count, w.params.clone()).await?.map_or(Ok(0), |row| row.uint("n"))?;
+    let mut skip = 0;
+    if let Some(cursor) = &page.cursor {
+        let (created, id) = parse_cursor(cursor)?;
+        let (created, id) = (w.push(created), w.push(id.as_str()));
+        w.sql.push_str(&format!(" AND (created_ms, id) < ({created}, {id})"));
+    } else if let Some(number) = page.page {
+        skip = u64::from(number.clamp(1, MAX_PAGE) - 1) * u64::from(limit);
+    }
+    // One more than asked: whether there is a next page.
+    let (most, skip) = (w.push(limit + 1), w.push(skip));
+    let sql = format!(
+        "SELECT {COLUMNS} FROM agents WHERE {} ORDER BY created_ms DESC, id DESC LIMIT {most} OFFSET {skip}",
+        w.sql
+    );
+    let mut rows = tx.query(&sql, w.params).await?.iter().map(decode).collect::<Result<Vec<AgentRow>, _>>()?;
+    let more = rows.len() > limit as usize;
+    rows.truncate(limit as usize);
+    let next_cursor = rows.last().filter(|_| more).map(|last| format!("{}-{}", last.created_at.unix_ms(), last.id));
+    Ok(AgentPage { rows, total, next_cursor })
+}
+
+fn parse_cursor(text: &str) -> Result<(Timestamp, AgentId), StoreError> {
+    let (created, id) = text.split_once('-').ok_or(StoreError::BadCursor)?;
+    let created = created.parse().map_err(|_| StoreError::BadCursor)?;
+    Ok((Timestamp::from_unix_ms(created), id.parse().map_err(|_| StoreError::BadCursor)?))
+}
+
+/// Agents that wait for a node, oldest first.
+pub(crate) async fn waiting(tx: &mut dyn Tx, limit: u32) -> Result<Vec<AgentRow>, StoreError> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM agents WHERE observed = 'pending' AND assigned = 0 AND desired = 'running'
+         ORDER BY created_ms, id LIMIT $1"
+    );
+    tx.query(&sql, params![limit]).await?.iter().map(decode).collect()
+}
