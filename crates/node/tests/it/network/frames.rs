@@ -1,0 +1,192 @@
+//! Raw frames, as a hostile driver sends them.
+
+use super::lab::{Guest, Lab, PERMITTED, PORT, in_lab, run};
+use aether_core::spec::NetworkPolicy::Public;
+use aether_node::network::NetworkPool;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+const GATEWAY_MAC: [u8; 6] = [0x02, 0xae, 0x74, 0x68, 0x00, 0x01];
+const TARGET: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+
+#[derive(Clone)]
+struct Frame {
+    to: [u8; 6],
+    from: [u8; 6],
+    vlan: bool,
+    source: Ipv4Addr,
+    protocol: u8,
+    /// Flags and offset.
+    fragment: u16,
+    options: bool,
+}
+
+impl Frame {
+    fn good(guest: &Guest) -> Self {
+        Frame {
+            to: GATEWAY_MAC,
+            from: guest.net.mac,
+            vlan: false,
+            source: guest.net.address,
+            protocol: 17,
+            fragment: 0,
+            options: false,
+        }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut payload = Vec::new();
+        for word in [40_000, PORT, 12, 0] {
+            payload.extend(u16::to_be_bytes(word)); // UDP without checksum
+        }
+        payload.extend(b"evil");
+        let header_words: u8 = if self.options { 6 } else { 5 };
+        let mut ip = vec![0x40 | header_words, 0];
+        let length = usize::from(header_words) * 4 + payload.len();
+        ip.extend(u16::try_from(length).expect("short").to_be_bytes());
+        ip.extend([0x12, 0x34]);
+        ip.extend(self.fragment.to_be_bytes());
+        ip.extend([64, self.protocol, 0, 0]);
+        ip.extend(self.source.octets());
+        ip.extend(TARGET.octets());
+        if self.options {
+            ip.extend([1, 1, 1, 0]); // no-ops
+        }
+        let sum = checksum(&ip);
+        ip[10..12].copy_from_slice(&sum.to_be_bytes());
+        let mut out = Vec::new();
+        out.extend(self.to);
+        out.extend(self.from);
+        if self.vlan {
+            out.extend([0x81, 0x00, 0x00, 0x05]);
+        }
+        out.extend([0x08, 0x00]);
+        out.extend(ip);
+        out.extend(payload);
+        out
+    }
+}
+
+fn checksum(bytes: &[u8]) -> u16 {
+    let sum: u32 = bytes.chunks(2).map(|c| u32::from(u16::from_be_bytes([c[0], *c.get(1).unwrap_or(&0)]))).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !(((folded & 0xffff) + (folded >> 16)) as u16)
+}
+
+/// Counts what arrives in the world by kind.
+fn watch(lab: &Lab) {
+    let rules = "table inet watch { chain pre { type filter hook prerouting priority -450;\n\
+                 iifname w1 meta l4proto != { tcp, udp, icmp, ipv6-icmp } counter\n\
+                 iifname w1 ip daddr 203.0.113.10 udp dport 7000 counter\n\
+                 iifname w1 ip daddr 203.0.113.10 ip frag-off & 0x3fff != 0 counter\n\
+                 iifname w1 ip6 daddr 2001:db8:77::10 counter\n}\n}\n";
+    let file = lab.dir.path().join("watch.nft");
+    std::fs::write(&file, rules).expect("write");
+    let line = format!("-f {}", file.display());
+    lab.world.run(move || run("nft", &line));
+}
+
+/// [odd protocols, UDP to the target, fragments to it, IPv6 to it]
+fn arrived(lab: &Lab) -> Vec<u64> {
+    let text = lab.world.run(|| run("nft", "list chain inet watch pre"));
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.windows(2).filter(|w| w[0] == "packets").map(|w| w[1].parse().expect("a count")).collect()
+}
+
+/// A frame behind others proves that those before it have been judged.
+async fn settle(lab: &Lab, guest: &Guest) -> u64 {
+    let before = arrived(lab)[1];
+    guest.inject(&Frame::good(guest).bytes());
+    for _ in 0..300 {
+        if arrived(lab)[1] > before {
+            return before;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("a good frame does not arrive");
+}
+
+#[test]
+fn spoofed_fragmented_and_odd_packets_are_dropped() {
+    in_lab(async |lab| {
+        let pool = NetworkPool::open(lab.config("tspoof")).await.expect("open");
+        let guest = lab.guest(&pool, 0, Public).await;
+        guest.assert_reaches(PERMITTED);
+        watch(&lab);
+        // Control for the odd ones: from the host they do arrive.
+        let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(132))).expect("raw socket");
+        raw.send_to(b"odd!", &SocketAddr::from((TARGET, 0)).into()).expect("send");
+        settle(&lab, &guest).await;
+        assert_eq!(arrived(&lab)[0], 1, "the watch sees odd protocols");
+
+        let good = Frame::good(&guest);
+        let bad = [
+            ("another source", Frame { source: Ipv4Addr::new(10, 200, 0, 3), ..good.clone() }),
+            ("the gateway's source", Frame { source: Ipv4Addr::new(10, 200, 0, 1), ..good.clone() }),
+            ("a public source", Frame { source: Ipv4Addr::new(203, 0, 113, 200), ..good.clone() }),
+            ("another hardware address", Frame { from: [2, 0, 0, 0, 0, 9], ..good.clone() }),
+            ("the gateway's hardware address", Frame { from: GATEWAY_MAC, ..good.clone() }),
+            ("a broadcast frame", Frame { to: [0xff; 6], ..good.clone() }),
+            ("a VLAN tag", Frame { vlan: true, ..good.clone() }),
+            ("a first fragment", Frame { fragment: 0x2000, ..good.clone() }),
+            ("a later fragment", Frame { fragment: 0x0002, ..good.clone() }),
+            ("options", Frame { options: true, ..good.clone() }),
+            ("SCTP", Frame { protocol: 132, ..good.clone() }),
+            ("GRE", Frame { protocol: 47, ..good.clone() }),
+        ];
+        for (what, frame) in bad {
+            let before = arrived(&lab);
+            guest.inject(&frame.bytes());
+            settle(&lab, &guest).await;
+            let mut after = arrived(&lab);
+            after[1] -= 1; // the good one
+            assert_eq!(after, before, "{what} must be dropped");
+        }
+    });
+}
+
+fn frame6(guest: &Guest, source: Ipv6Addr) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.extend(GATEWAY_MAC);
+    out.extend(guest.net.mac);
+    out.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 8, 17, 64]);
+    out.extend(source.octets());
+    out.extend("2001:db8:77::10".parse::<Ipv6Addr>().expect("address").octets());
+    out.extend([0x9c, 0x40, 0x1b, 0x58, 0, 8, 0xff, 0xff]);
+    out
+}
+
+#[test]
+fn without_a_prefix_all_ipv6_is_dropped_and_with_one_the_source_is_pinned() {
+    in_lab(async |lab| {
+        std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").expect("forwarding");
+        let inner: Ipv6Addr = "fdae:7468:6572::2".parse().expect("address");
+        let spoofed: Ipv6Addr = "2001:db8:5000::1".parse().expect("address");
+        watch(&lab);
+
+        let pool = NetworkPool::open(lab.config("tno6")).await.expect("open");
+        let guest = lab.guest(&pool, 0, Public).await;
+        guest.inject(&frame6(&guest, inner));
+        settle(&lab, &guest).await;
+        assert_eq!(arrived(&lab)[3], 0, "no IPv6 without a prefix");
+        let ruleset = run("ip", "-6 addr show dev tno6-0");
+        assert_eq!(ruleset, "", "and none on the link");
+
+        let mut cfg = lab.config("tdo6");
+        cfg.ipv6_prefix = Some("2001:db8:5000::/112".parse().expect("prefix"));
+        let with = NetworkPool::open(cfg).await.expect("open");
+        let guest6 = lab.guest(&with, 0, Public).await;
+        guest6.inject(&frame6(&guest6, spoofed));
+        settle(&lab, &guest6).await;
+        assert_eq!(arrived(&lab)[3], 0, "a foreign source is dropped");
+        guest6.inject(&frame6(&guest6, inner));
+        for _ in 0..300 {
+            if arrived(&lab)[3] == 1 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("its own source does not arrive");
+    });
+}
