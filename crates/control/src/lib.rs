@@ -1,1 +1,139 @@
-//! stub
+//! The control plane of Aether: HTTP API, authentication, scheduling loop and
+//! node sessions. Stateless but for the store: any number of servers may run
+//! on one, the scheduler's epoch decides whose placements count.
+//!
+//! ```text
+//!  clients ──HTTP──► server ──► api (translate) ──► store
+//!                                  │                  ▲ changes
+//!                                  ▼ exec, files,     │
+//!                               dialer ──gRPC──► node ┤ reports
+//!                                            session ─┘ desired set
+//! ```
+//!
+//! Not here: what a sandbox is (the node's), what may be written when (the
+//! store's and `core::state`'s), where an agent fits (`aether-placement`).
+
+mod api;
+mod app;
+pub mod auth;
+mod config;
+mod dialer;
+mod exec;
+mod problem;
+mod scheduler;
+mod server;
+mod session;
+mod telemetry;
+mod wait;
+
+pub use api::openapi;
+pub use config::{ConfigError, ControlConfig, CorsConfig, Deadlines, Limits, NodeTimings, TlsConfig};
+pub use dialer::{DataDialer, DialError};
+pub use problem::ApiError;
+pub use server::{ApiListeners, TlsError};
+pub use session::{NodeControlService, NodeSessions};
+
+use aether_core::principal::Credential;
+use aether_core::{Clock, KeyId, Principal, Rng, Role, Secret, TenantId};
+use aether_store::{NewKey, Store, StoreError};
+use std::path::Path;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// The control plane, checked and ready to serve.
+pub struct Control {
+    cfg: ControlConfig,
+    store: Store,
+    clock: Arc<dyn Clock>,
+    rng: Arc<dyn Rng>,
+    pepper: auth::Pepper,
+    tls: Option<tokio_rustls::TlsAcceptor>,
+    sessions: NodeSessions,
+    channels: dialer::ChannelCache,
+}
+
+/// Why the control plane does not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Pepper(#[from] auth::PepperError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Control {
+    /// Checks the configuration whole, reads keys and certificates. Binds
+    /// nothing and starts nothing.
+    pub async fn start(
+        cfg: ControlConfig,
+        store: Store,
+        clock: Arc<dyn Clock>,
+        rng: Arc<dyn Rng>,
+    ) -> Result<Self, ControlError> {
+        for warning in cfg.check()? {
+            tracing::warn!("{warning}");
+        }
+        let pepper = auth::Pepper::load_or_create(&cfg.pepper_path, rng.as_ref())?;
+        let tls = cfg.tls.as_ref().map(server::tls_acceptor).transpose()?;
+        store.ping().await?;
+        telemetry::install();
+        let channels = dialer::ChannelCache::default();
+        let sessions = NodeSessions::new(&cfg, store.clone(), channels.clone());
+        Ok(Self { cfg, store, clock, rng, pepper, tls, sessions, channels })
+    }
+
+    /// What nodes dial: serve it on the in-memory pipe or on an mTLS
+    /// listener. The listener vouches for who the node is.
+    pub fn node_control_service(&self) -> NodeControlService {
+        self.sessions.service()
+    }
+
+    /// Serves until `shutdown`, then lets running requests end within the
+    /// drain limit. Sandboxes are not touched.
+    pub async fn run(
+        self,
+        listeners: ApiListeners,
+        dialer: Arc<dyn DataDialer>,
+        shutdown: CancellationToken,
+    ) -> Result<(), ControlError> {
+        let app = app::App::new(&self, dialer, shutdown.child_token());
+        let scheduler = scheduler::Scheduler::new(&self.cfg, self.store.clone(), self.clock.clone());
+        let scheduler = tokio::spawn(scheduler.run(shutdown.child_token()));
+        let gauges = tokio::spawn(telemetry::keep_gauges(self.store.clone(), shutdown.child_token()));
+        server::serve(listeners, self.tls.clone(), api::router(&app), &app, shutdown.clone()).await;
+        self.sessions.close();
+        for task in [scheduler, gauges] {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a background task of the control plane died");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes the first admin key of a store that has no key at all. `None` where
+/// there is one. The secret is given once: the CLI writes it to a 0600 file.
+pub async fn first_admin_key(store: &Store, pepper_path: &Path, rng: &dyn Rng) -> Result<Option<Secret>, ControlError> {
+    if store.count_keys().await? > 0 {
+        return Ok(None);
+    }
+    let pepper = auth::Pepper::load_or_create(pepper_path, rng)?;
+    let key = auth::ApiKey::generate(rng);
+    let first_start = Credential::LocalUser { uid: 0 };
+    let principal = Principal::new(TenantId::default_tenant(), first_start, Role::PlatformAdmin, None);
+    let new = NewKey {
+        id: KeyId::generate(aether_core::id::DEFAULT_CELL, rng),
+        name: "first admin key".to_owned(),
+        hash: pepper.hash(&key),
+        prefix: key.prefix(),
+        role: Role::Admin,
+        scopes: None,
+        expires_at: None,
+    };
+    store.create_key(&principal.scope(), new).await?;
+    Ok(Some(key.text()))
+}

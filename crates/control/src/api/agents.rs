@@ -1,0 +1,421 @@
+//! `/v1/agents`: create, list, get, delete, start, stop, health, stats.
+
+use super::Caller;
+use super::extract::{Json, MaybeJson, Params, idempotency};
+use crate::app::App;
+use crate::problem::ApiError;
+use crate::wait::{self, Waited};
+use crate::{scheduler, telemetry};
+use aether_core::api::{AgentConfig, AgentHealth, AgentInfo, AgentStats, CheckedConfig, Page, StopRequest};
+use aether_core::id::DEFAULT_CELL;
+use aether_core::{AgentId, AgentName, Code, Desired, Observed, Permission, Problem, Timestamp};
+use aether_proto::node::AgentRequest;
+use aether_store::{AgentFilter, AgentRow, Created, DesireOptions, Idempotency, NewAgent, PageRequest, StoreError};
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use http::header::LOCATION;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const PER_PAGE: u32 = 20;
+const PER_PAGE_MOST: u64 = 100;
+const GRACE: Duration = Duration::from_secs(1);
+const GRACE_MOST: Duration = Duration::from_secs(30);
+const STOP_TIMEOUT_S: u64 = 30;
+const STOP_TIMEOUT_MOST_S: u64 = 300;
+/// Made-up names that hit a taken one: three in a row is no accident.
+const NAME_TRIES: usize = 3;
+
+/// Create an agent and start it.
+#[utoipa::path(
+    post, path = "/v1/agents", tag = "agents", request_body = AgentConfig,
+    params(
+        ("wait" = Option<String>, Query, description = "`running`: answer when it runs, or 202 after at most 60 s"),
+        ("Idempotency-Key" = Option<String>, Header, description = "A repeat answers with the first agent"),
+    ),
+    responses(
+        (status = 201, body = AgentInfo), (status = 202, description = "`wait` ran out; the current state", body = AgentInfo),
+        (status = 400, body = Problem), (status = 403, body = Problem), (status = 409, body = Problem),
+        (status = 422, body = Problem), (status = 429, body = Problem), (status = 503, body = Problem),
+    )
+)]
+pub(crate) async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    headers: HeaderMap,
+    mut params: Params,
+    Json(config): Json<AgentConfig>,
+) -> Result<Response, ApiError> {
+    let wait = wait_for(&mut params, "running");
+    params.done()?;
+    if config.tenant_id.as_ref().is_some_and(|t| t != caller.tenant()) {
+        return Err(ApiError::new(
+            Code::Forbidden,
+            "tenant_id is not the caller's tenant.",
+            "Leave tenant_id out, or use a key of that tenant.",
+        ));
+    }
+    let idempotency = idempotency(&headers, &config)?;
+    let checked = config.check().map_err(ApiError::validation)?;
+    if wait && scheduler::could_ever_fit(&app.store.nodes().await?, checked.spec.resources) == Some(false) {
+        return Err(ApiError::new(
+            Code::CapacityUnavailable,
+            "No node is large enough for these resources, even when empty.",
+            "Ask for less CPU, memory or disk, or add a larger node.",
+        )
+        .retry_after(60));
+    }
+    let created = insert(&app, &caller, checked, idempotency).await;
+    telemetry::operation("create", caller.tenant(), created.is_ok());
+    let row = created?.agent;
+    if !wait || row.desired == Desired::Gone {
+        return Ok(created_answer(StatusCode::CREATED, row));
+    }
+    let id = row.id.to_string();
+    match wait::until(&app, &caller, &id, app.cfg.deadlines.wait, wait::running_settled).await? {
+        Waited::Settled(row) => Ok(created_answer(StatusCode::CREATED, row)),
+        Waited::RanOut(row) => Ok(created_answer(StatusCode::ACCEPTED, row)),
+    }
+}
+
+async fn insert(
+    app: &App,
+    caller: &Caller,
+    checked: CheckedConfig,
+    idempotency: Option<Idempotency>,
+) -> Result<Created, ApiError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let name = checked.name.clone().unwrap_or_else(|| AgentName::make_up(app.rng.as_ref()));
+        let new = NewAgent {
+            id: AgentId::generate(DEFAULT_CELL, app.rng.as_ref()),
+            name,
+            alias: checked.alias.clone(),
+            spec: checked.spec.clone(),
+            env: checked.env.clone(),
+            idempotency: idempotency.clone(),
+        };
+        let made_up = new.name.clone();
+        match app.store.create_agent(&caller.scope(), new).await {
+            Err(StoreError::NameTaken { name })
+                if checked.name.is_none() && name == made_up.as_str() && tries < NAME_TRIES => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+fn created_answer(status: StatusCode, row: AgentRow) -> Response {
+    let location = HeaderValue::from_str(&format!("/v1/agents/{}", row.id)).expect("ids are letters and digits");
+    (status, [(LOCATION, location)], axum::Json(info(row))).into_response()
+}
+
+/// `wait=<state>` or `wait=true`.
+fn wait_for(params: &mut Params, state: &str) -> bool {
+    match params.text("wait").as_deref() {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(text) if text == state => true,
+        Some(_) => {
+            params.bad("wait", format!("must be {state}"));
+            false
+        }
+    }
+}
+
+/// List the tenant's agents, newest first.
+#[utoipa::path(
+    get, path = "/v1/agents", tag = "agents",
+    params(
+        ("page" = Option<u32>, Query, description = "From 1; `cursor` wins over it"),
+        ("per_page" = Option<u32>, Query, description = "1 to 100, default 20"),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+        ("status" = Option<String>, Query, description = "One or more states, separated by commas"),
+        ("label" = Option<Vec<String>>, Query, description = "`key=value`; all of them must match"),
+        ("metadata" = Option<Vec<String>>, Query, description = "`key=value`; all of them must match"),
+    ),
+    responses((status = 200, body = Page<AgentInfo>), (status = 400, body = Problem))
+)]
+pub(crate) async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    mut params: Params,
+) -> Result<axum::Json<Page<AgentInfo>>, ApiError> {
+    let (filter, page) = list_request(&mut params);
+    params.done()?;
+    let (number, per_page) = (page.page.unwrap_or(1), page.limit);
+    let found = app.store.list_agents(&caller.scope(), filter, page).await?;
+    Ok(axum::Json(Page {
+        data: found.rows.into_iter().map(info).collect(),
+        page: number,
+        per_page,
+        total: found.total,
+        next_cursor: found.next_cursor,
+    }))
+}
+
+fn list_request(params: &mut Params) -> (AgentFilter, PageRequest) {
+    let per_page = params.number("per_page", 1..=PER_PAGE_MOST).and_then(|n| u32::try_from(n).ok());
+    let page = PageRequest {
+        limit: per_page.unwrap_or(PER_PAGE),
+        cursor: params.text("cursor"),
+        page: params.number("page", 1..=1_000_000).and_then(|n| u32::try_from(n).ok()),
+    };
+    let mut filter = AgentFilter::default();
+    for text in params.all("status") {
+        for state in text.split(',') {
+            match state.parse::<Observed>() {
+                Ok(state) => filter.status.push(state),
+                Err(error) => params.bad("status", error.to_string()),
+            }
+        }
+    }
+    filter.labels = pairs(params, "label");
+    filter.metadata = pairs(params, "metadata");
+    (filter, page)
+}
+
+fn pairs(params: &mut Params, name: &str) -> BTreeMap<String, String> {
+    let mut map = BTreeMap::new();
+    for text in params.all(name) {
+        match text.split_once('=') {
+            Some((key, value)) if !key.is_empty() => {
+                map.insert(key.to_owned(), value.to_owned());
+            }
+            _ => params.bad(name, "must be key=value"),
+        }
+    }
+    map
+}
+
+/// One agent, by id, name or alias.
+#[utoipa::path(
+    get, path = "/v1/agents/{id}", tag = "agents",
+    params(
+        ("id" = String, Path, description = "Id, name or alias"),
+        ("show" = Option<String>, Query, description = "`env`: values too; needs agent:read_env, audited"),
+    ),
+    responses((status = 200, body = AgentInfo), (status = 403, body = Problem), (status = 404, body = Problem))
+)]
+pub(crate) async fn get(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+    mut params: Params,
+) -> Result<axum::Json<AgentInfo>, ApiError> {
+    let show = match params.text("show").as_deref() {
+        None => false,
+        Some("env") => true,
+        Some(_) => {
+            params.bad("show", "must be env");
+            false
+        }
+    };
+    params.done()?;
+    let row = app.agent(&caller, &id).await?;
+    if show && !caller.may(Permission::AgentReadEnv) {
+        return Err(ApiError::forbidden(Permission::AgentReadEnv.as_str()));
+    }
+    let env = if show { Some(app.store.agent_env(&caller.scope(), &row.id).await?) } else { None };
+    Ok(axum::Json(AgentInfo { env, ..info(row) }))
+}
+
+/// Delete an agent, from whatever state, with its disk.
+#[utoipa::path(
+    delete, path = "/v1/agents/{id}", tag = "agents",
+    params(
+        ("id" = String, Path, description = "Id, name or alias"),
+        ("grace" = Option<String>, Query, description = "Seconds from the signal to the kill: 1, at most 30"),
+    ),
+    responses((status = 204, description = "Its end is decided; the name is free"), (status = 404, body = Problem))
+)]
+pub(crate) async fn delete(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+    mut params: Params,
+) -> Result<StatusCode, ApiError> {
+    let grace = params.duration("grace", GRACE_MOST).unwrap_or(GRACE);
+    params.done()?;
+    let row = app.agent(&caller, &id).await?;
+    let options = DesireOptions { force: grace.is_zero(), stop_timeout_ms: u32::try_from(grace.as_millis()).ok() };
+    let done = app.store.set_desired(&caller.scope(), &row.id, Desired::Gone, options, None).await;
+    telemetry::operation("delete", caller.tenant(), done.is_ok());
+    done?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Start a stopped or failed agent on its disk.
+#[utoipa::path(
+    post, path = "/v1/agents/{id}/start", tag = "agents",
+    params(
+        ("id" = String, Path, description = "Id, name or alias"),
+        ("wait" = Option<String>, Query, description = "`running`: answer when it runs, or 202 after at most 60 s"),
+    ),
+    responses(
+        (status = 200, body = AgentInfo), (status = 202, body = AgentInfo),
+        (status = 404, body = Problem), (status = 409, body = Problem),
+    )
+)]
+pub(crate) async fn start(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+    mut params: Params,
+) -> Result<Response, ApiError> {
+    let wait = wait_for(&mut params, "running");
+    params.done()?;
+    let row = app.agent(&caller, &id).await?;
+    let done = app.store.set_desired(&caller.scope(), &row.id, Desired::Running, DesireOptions::default(), None).await;
+    telemetry::operation("start", caller.tenant(), done.is_ok());
+    answer(&app, &caller, done?, wait, wait::running_settled).await
+}
+
+/// Stop a running agent; its disk is kept.
+#[utoipa::path(
+    post, path = "/v1/agents/{id}/stop", tag = "agents", request_body = Option<StopRequest>,
+    params(
+        ("id" = String, Path, description = "Id, name or alias"),
+        ("wait" = Option<String>, Query, description = "`stopped`: answer when it is, or 202 after at most 60 s"),
+    ),
+    responses(
+        (status = 200, body = AgentInfo), (status = 202, body = AgentInfo),
+        (status = 404, body = Problem), (status = 409, body = Problem),
+    )
+)]
+pub(crate) async fn stop(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+    mut params: Params,
+    MaybeJson(body): MaybeJson<StopRequest>,
+) -> Result<Response, ApiError> {
+    let wait = wait_for(&mut params, "stopped");
+    let timeout_s = body.timeout.unwrap_or(STOP_TIMEOUT_S);
+    if timeout_s > STOP_TIMEOUT_MOST_S {
+        params.bad("timeout", format!("must be at most {STOP_TIMEOUT_MOST_S} seconds"));
+    }
+    params.done()?;
+    let row = app.agent(&caller, &id).await?;
+    let options =
+        DesireOptions { force: body.force || timeout_s == 0, stop_timeout_ms: u32::try_from(timeout_s * 1000).ok() };
+    let done = app.store.set_desired(&caller.scope(), &row.id, Desired::Stopped, options, None).await;
+    telemetry::operation("stop", caller.tenant(), done.is_ok());
+    answer(&app, &caller, done?, wait, wait::stop_settled).await
+}
+
+async fn answer(
+    app: &App,
+    caller: &Caller,
+    row: AgentRow,
+    wait: bool,
+    settled: fn(&AgentRow) -> bool,
+) -> Result<Response, ApiError> {
+    if !wait {
+        return Ok(axum::Json(info(row)).into_response());
+    }
+    match wait::until(app, caller, row.id.as_str(), app.cfg.deadlines.wait, settled).await? {
+        Waited::Settled(row) => Ok(axum::Json(info(row)).into_response()),
+        Waited::RanOut(row) => Ok((StatusCode::ACCEPTED, axum::Json(info(row))).into_response()),
+    }
+}
+
+/// Ask the guest whether it is well.
+#[utoipa::path(
+    get, path = "/v1/agents/{id}/health", tag = "agents",
+    params(("id" = String, Path, description = "Id, name or alias")),
+    responses((status = 200, body = AgentHealth), (status = 404, body = Problem))
+)]
+pub(crate) async fn health(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+    params: Params,
+) -> Result<axum::Json<AgentHealth>, ApiError> {
+    params.done()?;
+    let row = app.agent(&caller, &id).await?;
+    let unhealthy = |message: String| AgentHealth { healthy: false, message, checked_at: app.clock.now() };
+    if row.observed != Observed::Running {
+        return Ok(axum::Json(unhealthy(format!("the agent is {}", row.observed))));
+    }
+    let mut client = app.client_for(&row).await?;
+    let health = match client.health(AgentRequest { agent_id: row.id.to_string() }).await {
+        Ok(answer) => {
+            let h = answer.into_inner();
+            AgentHealth {
+                healthy: h.healthy,
+                message: crate::problem::clean(&h.message),
+                checked_at: Timestamp::from_unix_ms(h.checked_at_ms),
+            }
+        }
+        // That it cannot be asked is the answer.
+        Err(status) => {
+            tracing::debug!(agent = %row.id, %status, "health could not be asked");
+            unhealthy("the guest does not answer".to_owned())
+        }
+    };
+    Ok(axum::Json(health))
+}
+
+/// What the agent uses now.
+#[utoipa::path(
+    get, path = "/v1/agents/{id}/stats", tag = "agents",
+    params(("id" = String, Path, description = "Id, name or alias")),
+    responses((status = 200, body = AgentStats), (status = 404, body = Problem), (status = 409, body = Problem))
+)]
+pub(crate) async fn stats(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+    params: Params,
+) -> Result<axum::Json<AgentStats>, ApiError> {
+    params.done()?;
+    let row = app.agent(&caller, &id).await?;
+    let mut client = app.live_client(&row).await?;
+    let s = client.stats(AgentRequest { agent_id: row.id.to_string() }).await?.into_inner();
+    Ok(axum::Json(AgentStats {
+        cpu_usage_percent: s.cpu_usage_percent,
+        memory_usage_bytes: s.memory_usage_bytes,
+        memory_total_bytes: s.memory_total_bytes,
+        disk_usage_bytes: s.disk_usage_bytes,
+        disk_total_bytes: s.disk_total_bytes,
+        network_rx_bytes: s.network_rx_bytes,
+        network_tx_bytes: s.network_tx_bytes,
+        processes: s.processes,
+        uptime_ms: s.uptime_ms,
+        host_memory_bytes: s.host_memory_bytes,
+    }))
+}
+
+/// A row as the API shows it, without the env's values.
+pub(crate) fn info(row: AgentRow) -> AgentInfo {
+    AgentInfo {
+        id: row.id,
+        name: row.name.to_string(),
+        alias: row.alias.map(|a| a.to_string()),
+        tenant_id: row.tenant,
+        config: row.spec,
+        env_names: row.env_names,
+        env: None,
+        status: row.observed,
+        desired: row.desired,
+        version: row.version,
+        generation: row.generation,
+        node: row.node_id.map(|n| n.to_string()),
+        isolation: row.isolation,
+        engine: row.engine,
+        disk_encryption: row.disk_encryption,
+        image_digest: row.image_digest,
+        placement_reason: row.placement_reason,
+        queue_position: row.queue_position,
+        exit_code: row.exit_code,
+        exit_signal: row.exit_signal,
+        restarts: row.restarts,
+        error: row.error,
+        created_at: row.created_at,
+        started_at: row.started_at,
+        stopped_at: row.stopped_at,
+        expires_at: row.expires_at,
+    }
+}

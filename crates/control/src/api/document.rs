@@ -1,0 +1,71 @@
+//! The OpenAPI document, made from the table of routes: what is served is
+//! what is documented.
+
+use super::routes::{self, Access};
+use utoipa::OpenApi as _;
+use utoipa::openapi::path::PathItem;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{Components, OpenApi};
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "Aether",
+        description = "Run untrusted code in microVMs. Errors are RFC 9457 problem documents with code, remedy and \
+            retryable; every /v1 route can also answer 401, 403, 429, 500 and 503. See docs/api.md.",
+        license(name = "Apache-2.0"),
+    ),
+    components(schemas(aether_core::Problem))
+)]
+struct Base;
+
+/// The document as served at `/openapi.json` and checked in at
+/// `docs/openapi.json`.
+pub fn openapi() -> OpenApi {
+    let mut document = Base::openapi();
+    env!("CARGO_PKG_VERSION").clone_into(&mut document.info.version);
+    let components = document.components.get_or_insert_with(Components::new);
+    let key = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("An API key")).build();
+    components.add_security_scheme("api_key", SecurityScheme::Http(key));
+    for mut entry in routes::table() {
+        for (name, schema) in entry.schemas.drain(..) {
+            components.schemas.entry(name).or_insert(schema);
+        }
+        for (path, item) in entry.document.paths {
+            let merged = document.paths.paths.entry(documented(&path)).or_default();
+            merge(merged, item, entry.rule.access);
+        }
+    }
+    document
+}
+
+/// `{*name}` is axum's word for a name with slashes.
+pub(super) fn documented(path: &str) -> String {
+    path.replace("{*", "{")
+}
+
+fn merge(into: &mut PathItem, from: PathItem, access: Access) {
+    let PathItem { get, put, post, delete, head, patch, options, trace, .. } = from;
+    let slots = [
+        (&mut into.get, get),
+        (&mut into.put, put),
+        (&mut into.post, post),
+        (&mut into.delete, delete),
+        (&mut into.head, head),
+        (&mut into.patch, patch),
+        (&mut into.options, options),
+        (&mut into.trace, trace),
+    ];
+    for (slot, operation) in slots {
+        let Some(mut operation) = operation else { continue };
+        if let Access::Needs(permission) = access {
+            operation.security = Some(vec![SecurityRequirement::new("api_key", Vec::<String>::new())]);
+            let needs = format!("Needs `{}`.", permission.as_str());
+            operation.description = Some(match operation.description.take() {
+                Some(text) => format!("{text}\n\n{needs}"),
+                None => needs,
+            });
+        }
+        *slot = Some(operation);
+    }
+}

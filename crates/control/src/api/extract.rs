@@ -1,0 +1,249 @@
+//! What handlers take from requests, each with its limit and its refusal.
+
+use crate::app::App;
+use crate::problem::ApiError;
+use aether_core::{Code, FieldError};
+use aether_store::Idempotency;
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use http::HeaderMap;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::request::Parts;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use std::time::Duration;
+
+/// A JSON body of at most `json_body_bytes`.
+pub(crate) struct Json<T>(pub(crate) T);
+
+/// As [`Json`], with the default where the body is empty.
+pub(crate) struct MaybeJson<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
+    type Rejection = ApiError;
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let typed = is_json(request.headers());
+        let limit = app.cfg.limits.json_body_bytes;
+        let bytes = collect(request, limit).await?;
+        if !typed {
+            return Err(not_json());
+        }
+        parse(&bytes).map(Json)
+    }
+}
+
+impl<T: DeserializeOwned + Default> FromRequest<App> for MaybeJson<T> {
+    type Rejection = ApiError;
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let typed = is_json(request.headers());
+        let bytes = collect(request, app.cfg.limits.json_body_bytes).await?;
+        if bytes.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        if typed { parse(&bytes).map(MaybeJson) } else { Err(not_json()) }
+    }
+}
+
+pub(crate) fn media_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    Some(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    media_type(headers).as_deref() == Some("application/json")
+}
+
+fn not_json() -> ApiError {
+    ApiError::new(
+        Code::UnsupportedMediaType,
+        "This route takes application/json.",
+        "Send the header Content-Type: application/json.",
+    )
+}
+
+pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+async fn collect(request: Request, limit: usize) -> Result<bytes::Bytes, ApiError> {
+    let too_large = || {
+        ApiError::new(
+            Code::PayloadTooLarge,
+            format!("The body is larger than {limit} bytes."),
+            "Send less; files and archives have routes of their own.",
+        )
+    };
+    if content_length(request.headers()).is_some_and(|n| n > limit as u64) {
+        return Err(too_large());
+    }
+    match Limited::new(request.into_body(), limit).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(too_large()),
+        Err(_) => Err(ApiError::bad_request("The body ended early.")),
+    }
+}
+
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(bytes).map_err(|error| match error.classify() {
+        serde_json::error::Category::Data => {
+            let text = error.to_string();
+            let field = text.split('`').nth(1).filter(|_| text.contains(" field ")).unwrap_or("body").to_owned();
+            ApiError::field(&field, crate::problem::clean(&text))
+        }
+        _ => ApiError::bad_request(format!("The body is not JSON: {error}.")),
+    })
+}
+
+/// The query string. Each parameter is taken once by name; whatever is left
+/// at [`Params::done`] is unknown and refused.
+pub(crate) struct Params {
+    pairs: Vec<(String, String)>,
+    errors: Vec<FieldError>,
+}
+
+impl FromRequestParts<App> for Params {
+    type Rejection = ApiError;
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let pairs = Query::<Vec<(String, String)>>::from_request_parts(parts, app).await;
+        let Ok(Query(pairs)) = pairs else { return Err(ApiError::bad_request("The query string cannot be read.")) };
+        Ok(Self { pairs, errors: Vec::new() })
+    }
+}
+
+impl Params {
+    #[cfg(test)]
+    pub(crate) fn of(pairs: &[(&str, &str)]) -> Self {
+        let pairs = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Self { pairs, errors: Vec::new() }
+    }
+
+    /// All values of a parameter that may be repeated.
+    pub(crate) fn all(&mut self, name: &str) -> Vec<String> {
+        let (taken, left) = std::mem::take(&mut self.pairs).into_iter().partition(|(k, _)| k == name);
+        self.pairs = left;
+        let taken: Vec<(String, String)> = taken;
+        taken.into_iter().map(|(_, v)| v).collect()
+    }
+
+    pub(crate) fn text(&mut self, name: &str) -> Option<String> {
+        let mut values = self.all(name);
+        if values.len() > 1 {
+            self.bad(name, "may be given once");
+        }
+        values.pop()
+    }
+
+    /// `true`, `1`, or the bare name.
+    pub(crate) fn flag(&mut self, name: &str) -> bool {
+        match self.text(name).as_deref() {
+            None | Some("false" | "0") => false,
+            Some("" | "true" | "1") => true,
+            Some(_) => {
+                self.bad(name, "must be true or false");
+                false
+            }
+        }
+    }
+
+    pub(crate) fn number(&mut self, name: &str, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
+        let text = self.text(name)?;
+        match text.parse::<u64>() {
+            Ok(n) if range.contains(&n) => Some(n),
+            _ => {
+                self.bad(name, format!("must be a whole number from {} to {}", range.start(), range.end()));
+                None
+            }
+        }
+    }
+
+    /// Seconds or Go's form, at most `most`.
+    pub(crate) fn duration(&mut self, name: &str, most: Duration) -> Option<Duration> {
+        let text = self.text(name)?;
+        match aether_core::time::parse_duration(&text) {
+            Some(d) if d <= most => Some(d),
+            _ => {
+                self.bad(name, format!("must be seconds or a duration such as 5s, at most {} s", most.as_secs()));
+                None
+            }
+        }
+    }
+
+    pub(crate) fn bad(&mut self, name: &str, message: impl Into<String>) {
+        self.errors.push(FieldError::new(name, message));
+    }
+
+    /// Refuses what was wrong and what nobody took.
+    pub(crate) fn done(mut self) -> Result<(), ApiError> {
+        for (name, _) in std::mem::take(&mut self.pairs) {
+            self.bad(&crate::problem::clean(&name), "is not a parameter of this route");
+        }
+        if self.errors.is_empty() { Ok(()) } else { Err(ApiError::validation(self.errors)) }
+    }
+}
+
+const MAX_IDEMPOTENCY_KEY: usize = 255;
+
+/// `Idempotency-Key`, with the hash of what is asked under it.
+pub(crate) fn idempotency(headers: &HeaderMap, asked: &impl serde::Serialize) -> Result<Option<Idempotency>, ApiError> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = value.to_str().unwrap_or_default();
+    if key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY {
+        return Err(ApiError::field("Idempotency-Key", "must be 1 to 255 visible ASCII characters"));
+    }
+    let body = serde_json::to_vec(asked).map_err(|e| ApiError::internal(format!("request does not serialise: {e}")))?;
+    Ok(Some(Idempotency { key: key.to_owned(), request_hash: Sha256::digest(&body).into() }))
+}
+
+/// A body as a stream of chunks, cut when no byte moves for `idle`.
+pub(crate) fn chunks(
+    body: Body,
+    idle: Duration,
+) -> impl futures::Stream<Item = Result<bytes::Bytes, ApiError>> + Send + Unpin {
+    let stream = Box::pin(body.into_data_stream());
+    futures::stream::unfold(Some(stream), move |stream| {
+        Box::pin(async move {
+            let mut stream = stream?;
+            match tokio::time::timeout(idle, futures::StreamExt::next(&mut stream)).await {
+                Ok(Some(Ok(chunk))) => Some((Ok(chunk), Some(stream))),
+                Ok(Some(Err(_))) => Some((Err(ApiError::bad_request("The body ended early.")), None)),
+                Ok(None) => None,
+                Err(_) => Some((Err(ApiError::timeout("No byte of the body came for too long.", "Try again.")), None)),
+            }
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_and_wrong_parameters_are_named() {
+        let mut params = Params::of(&[("a", "1"), ("b", "x"), ("c", "2"), ("c", "3"), ("d", "maybe"), ("e", "9h")]);
+        assert_eq!(params.number("b", 0..=5), None);
+        assert_eq!(params.text("c").as_deref(), Some("3"));
+        assert!(!params.flag("d"));
+        assert_eq!(params.duration("e", Duration::from_secs(30)), None);
+        let error = params.done().expect_err("wrong");
+        let fields: Vec<_> = error.problem.errors.iter().map(|e| e.field.as_str()).collect();
+        assert_eq!(fields, ["b", "c", "d", "e", "a"]);
+    }
+
+    #[test]
+    fn json_errors_name_the_field() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct T {
+            #[allow(dead_code, reason = "only parsed")]
+            image: String,
+        }
+        let field = |text: &str| parse::<T>(text.as_bytes()).expect_err("bad").problem.errors[0].field.clone();
+        assert_eq!(field(r#"{"imgae":"a"}"#), "imgae");
+        assert_eq!(field("{}"), "image");
+        assert_eq!(field(r#"{"image":1}"#), "body");
+        assert_eq!(parse::<T>(b"{").expect_err("bad").problem.code, Code::BadRequest);
+        let deep = "[".repeat(100_000);
+        assert_eq!(parse::<serde_json::Value>(deep.as_bytes()).expect_err("deep").problem.status, 400);
+    }
+}

@@ -1,0 +1,115 @@
+//! Before each handler: credentials, permission, deadline.
+
+use super::routes::{Access, Deadline, Rule};
+use crate::app::App;
+use crate::auth::Peer;
+use crate::problem::ApiError;
+use aether_core::{Permission, Principal, TenantScope};
+use aether_store::AuditEntry;
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::HeaderMap;
+use http::request::Parts;
+use std::ops::Deref;
+
+/// The authenticated caller of a request, with where it came from.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    principal: Principal,
+    address: String,
+}
+
+impl Caller {
+    /// The key to the tenant's data, with the address for the audit.
+    pub(crate) fn scope(&self) -> TenantScope {
+        self.principal.scope().from_address(self.address.clone())
+    }
+
+    pub(crate) fn tenant(&self) -> &str {
+        self.principal.tenant.as_str()
+    }
+}
+
+impl Deref for Caller {
+    type Target = Principal;
+    fn deref(&self) -> &Principal {
+        &self.principal
+    }
+}
+
+impl FromRequestParts<App> for Caller {
+    type Rejection = ApiError;
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, ApiError> {
+        // Only open routes have none; a handler there that asks is a bug.
+        parts.extensions.get::<Caller>().cloned().ok_or_else(ApiError::unauthorized)
+    }
+}
+
+pub(super) async fn guard(State((app, rule)): State<(App, Rule)>, mut request: Request, next: Next) -> Response {
+    let permission = match rule.access {
+        Access::Open => None,
+        Access::Metrics => app.cfg.metrics_auth.then_some(Permission::AgentRead),
+        Access::Needs(permission) => Some(permission),
+    };
+    let Some(permission) = permission else { return within(&app, rule.deadline, next.run(request)).await };
+    let peer = request.extensions().get::<Peer>().cloned();
+    let caller = match authenticate(&app, peer, request.headers()).await {
+        Ok(caller) => caller,
+        Err(error) => return error.into_response(),
+    };
+    if !caller.may(permission) {
+        deny(&app, &caller, permission, &request);
+        return with_caller(ApiError::forbidden(permission.as_str()).into_response(), caller);
+    }
+    request.extensions_mut().insert(caller.clone());
+    with_caller(within(&app, rule.deadline, next.run(request)).await, caller)
+}
+
+/// For the access log and the metrics, which stand outside.
+fn with_caller(mut response: Response, caller: Caller) -> Response {
+    response.extensions_mut().insert(caller);
+    response
+}
+
+async fn authenticate(app: &App, peer: Option<Peer>, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    let peer = peer.ok_or_else(|| ApiError::internal("a request without its peer: the accept loop sets it"))?;
+    let principal = app.auth.principal(&peer, headers).await?;
+    Ok(Caller { principal, address: peer.describe() })
+}
+
+/// A denial is audited; that it could not be written must not open the door.
+fn deny(app: &App, caller: &Caller, permission: Permission, request: &Request) {
+    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str).to_owned();
+    let (store, scope) = (app.store.clone(), caller.scope());
+    let entry = AuditEntry {
+        action: permission.as_str().to_owned(),
+        resource: "route".to_owned(),
+        resource_id: None,
+        result: "denied".to_owned(),
+        details: serde_json::json!({ "method": request.method().as_str(), "route": route }),
+        error: None,
+    };
+    app.tasks.spawn(async move {
+        if let Err(error) = store.audit(&scope, entry).await {
+            tracing::warn!(%error, "a denial was not audited");
+        }
+    });
+}
+
+async fn within(app: &App, deadline: Deadline, work: impl Future<Output = Response>) -> Response {
+    let limit = match deadline {
+        Deadline::Short => app.cfg.deadlines.short,
+        // The handler keeps the wait itself; this is the line behind it.
+        Deadline::Wait => app.cfg.deadlines.wait + app.cfg.deadlines.short,
+        Deadline::Exec | Deadline::Stream => return work.await,
+    };
+    match tokio::time::timeout(limit, work).await {
+        Ok(response) => response,
+        Err(_) => ApiError::timeout(
+            format!("The request took longer than {} s.", limit.as_secs_f64()),
+            "Look at the state first: it may have been done; then try again.",
+        )
+        .into_response(),
+    }
+}

@@ -1,0 +1,64 @@
+//! The HTTP API: one file per resource, handlers that translate and nothing
+//! else, and one table (`routes`) that says what each route needs.
+//!
+//! ```text
+//! envelope (request id, log, metrics, panics, headers)
+//!   └► guard (credentials, permission, deadline; per route, from the table)
+//!        └► handler
+//! ```
+
+mod agents;
+mod document;
+mod envelope;
+mod exec;
+mod exec_stream;
+mod extract;
+mod files;
+mod guard;
+mod images;
+mod keys;
+mod logs;
+mod routes;
+mod system;
+
+pub use document::openapi;
+pub(crate) use guard::Caller;
+
+use crate::app::App;
+use crate::config::CorsConfig;
+use axum::Router;
+use http::{HeaderName, HeaderValue, Method};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+/// The whole API over the app's state.
+pub(crate) fn router(app: &App) -> Router {
+    let mut router = Router::new();
+    for entry in routes::table() {
+        let guarded =
+            entry.handlers.route_layer(axum::middleware::from_fn_with_state((app.clone(), entry.rule), guard::guard));
+        router = router.route(&entry.path, guarded);
+    }
+    let router = router
+        .fallback(crate::problem::no_route)
+        .method_not_allowed_fallback(crate::problem::method_not_allowed)
+        .with_state(app.clone());
+    let router = match &app.cfg.cors {
+        Some(cors) => router.layer(cors_layer(cors)),
+        None => router,
+    };
+    router.layer(axum::middleware::from_fn_with_state(app.clone(), envelope::envelope))
+}
+
+fn cors_layer(cors: &CorsConfig) -> CorsLayer {
+    let origins: Vec<HeaderValue> = cors.allowed_origins.iter().filter_map(|o| o.parse().ok()).collect();
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE])
+        .allow_headers([
+            http::header::AUTHORIZATION,
+            http::header::CONTENT_TYPE,
+            HeaderName::from_static("idempotency-key"),
+            HeaderName::from_static("x-api-key"),
+            HeaderName::from_static("x-request-id"),
+        ])
+}

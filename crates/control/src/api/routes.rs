@@ -1,0 +1,96 @@
+//! The table of routes: who may call each, and how long it may take. A
+//! handler that is not in it is not served, and it cannot be in it without
+//! saying both.
+
+use super::{agents, exec, exec_stream, files, images, keys, logs, system};
+use crate::app::App;
+use aether_core::Permission as P;
+use axum::routing::MethodRouter;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::path::Paths;
+use utoipa::openapi::schema::Schema;
+use utoipa_axum::routes;
+
+/// What a caller needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Open,
+    /// Open, or a key with `agent:read`, by configuration.
+    Metrics,
+    Needs(P),
+}
+
+/// Which row of `config::Deadlines` holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Deadline {
+    Short,
+    /// The handler waits within the `wait` limit by itself.
+    Wait,
+    /// The exec's own time-out, kept by the handler.
+    Exec,
+    /// None: a stream lives as long as both ends want.
+    Stream,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rule {
+    pub(crate) access: Access,
+    pub(crate) deadline: Deadline,
+}
+
+/// One operation: its rule, its handler, its part of the OpenAPI document.
+pub(crate) struct Entry {
+    pub(crate) rule: Rule,
+    /// As axum writes it (`{*name}`).
+    pub(crate) path: String,
+    pub(crate) handlers: MethodRouter<App>,
+    pub(crate) document: Paths,
+    pub(crate) schemas: Vec<(String, RefOr<Schema>)>,
+}
+
+fn entry(access: Access, deadline: Deadline, routes: utoipa_axum::router::UtoipaMethodRouter<App>) -> Entry {
+    let (schemas, document, handlers) = routes;
+    let path = document.paths.keys().next().cloned().expect("each entry documents one path");
+    Entry { rule: Rule { access, deadline }, path, handlers, document, schemas }
+}
+
+/// Every operation of the API.
+pub(crate) fn table() -> Vec<Entry> {
+    use Access::{Metrics, Needs, Open};
+    use Deadline::{Exec, Short, Stream, Wait};
+    vec![
+        entry(Open, Short, routes!(system::health)),
+        entry(Open, Short, routes!(system::health_v1)),
+        entry(Open, Short, routes!(system::readiness)),
+        entry(Metrics, Short, routes!(system::metrics)),
+        entry(Open, Short, routes!(system::version)),
+        entry(Open, Short, routes!(system::openapi_json)),
+        entry(Open, Short, routes!(system::openapi_json_v1)),
+        entry(Needs(P::SchedulerRead), Short, routes!(system::nodes)),
+        entry(Needs(P::KeyManage), Short, routes!(keys::create)),
+        entry(Needs(P::KeyManage), Short, routes!(keys::list)),
+        entry(Needs(P::KeyManage), Short, routes!(keys::revoke)),
+        entry(Needs(P::AgentRead), Short, routes!(agents::list)),
+        entry(Needs(P::AgentCreate), Wait, routes!(agents::create)),
+        entry(Needs(P::AgentRead), Short, routes!(agents::get)),
+        entry(Needs(P::AgentDelete), Short, routes!(agents::delete)),
+        entry(Needs(P::AgentUpdate), Wait, routes!(agents::start)),
+        entry(Needs(P::AgentUpdate), Wait, routes!(agents::stop)),
+        entry(Needs(P::AgentRead), Short, routes!(agents::health)),
+        entry(Needs(P::AgentRead), Short, routes!(agents::stats)),
+        entry(Needs(P::AgentLogs), Stream, routes!(logs::logs)),
+        entry(Needs(P::AgentExec), Exec, routes!(exec::run)),
+        entry(Needs(P::AgentExec), Stream, routes!(exec_stream::stream)),
+        entry(Needs(P::AgentExec), Short, routes!(exec::list)),
+        entry(Needs(P::AgentExec), Short, routes!(exec::get)),
+        entry(Needs(P::AgentExec), Short, routes!(exec::signal)),
+        entry(Needs(P::AgentExec), Stream, routes!(files::get)),
+        entry(Needs(P::AgentExec), Short, routes!(files::head)),
+        entry(Needs(P::AgentExec), Stream, routes!(files::put)),
+        entry(Needs(P::AgentExec), Short, routes!(files::delete)),
+        entry(Needs(P::AgentRead), Short, routes!(images::list)),
+        entry(Needs(P::AgentCreate), Stream, routes!(images::add)),
+        entry(Needs(P::AgentRead), Short, routes!(images::get)),
+        entry(Needs(P::AgentCreate), Short, routes!(images::remove)),
+    ]
+}

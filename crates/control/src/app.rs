@@ -1,0 +1,94 @@
+//! What every request handler holds.
+
+use crate::Control;
+use crate::api::Caller;
+use crate::auth::Authenticator;
+use crate::config::ControlConfig;
+use crate::dialer::{DataClient, DataDialer, Nodes};
+use crate::problem::ApiError;
+use aether_core::{Clock, Rng};
+use aether_store::{AgentRow, Store};
+use std::ops::Deref;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Shared by all handlers; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct App(Arc<AppState>);
+
+pub(crate) struct AppState {
+    pub(crate) cfg: ControlConfig,
+    pub(crate) store: Store,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) rng: Arc<dyn Rng>,
+    pub(crate) auth: Authenticator,
+    pub(crate) nodes: Nodes,
+    /// Cancelled when the server begins to drain: new requests get 503,
+    /// streams say goodbye.
+    pub(crate) draining: CancellationToken,
+    /// Work that outlives its request: execs, upgraded streams.
+    pub(crate) tasks: TaskTracker,
+}
+
+impl Deref for App {
+    type Target = AppState;
+    fn deref(&self) -> &AppState {
+        &self.0
+    }
+}
+
+impl App {
+    pub(crate) fn new(control: &Control, dialer: Arc<dyn DataDialer>, draining: CancellationToken) -> Self {
+        let store = control.store.clone();
+        Self(Arc::new(AppState {
+            cfg: control.cfg.clone(),
+            clock: control.clock.clone(),
+            rng: control.rng.clone(),
+            auth: Authenticator {
+                store: store.clone(),
+                pepper: control.pepper.clone(),
+                clock: control.clock.clone(),
+                enabled: control.cfg.enable_auth,
+            },
+            nodes: Nodes::new(dialer, store.clone(), control.channels.clone()),
+            store,
+            draining,
+            tasks: TaskTracker::new(),
+        }))
+    }
+
+    /// The agent by id, name or alias; 404 for an unknown one, and the same
+    /// for another tenant's.
+    pub(crate) async fn agent(&self, caller: &Caller, id: &str) -> Result<AgentRow, ApiError> {
+        self.store.find_agent(&caller.scope(), id).await?.ok_or_else(ApiError::no_agent)
+    }
+
+    /// The data service of the node that holds the agent.
+    pub(crate) async fn client_for(&self, agent: &AgentRow) -> Result<DataClient, ApiError> {
+        let node = agent.node_id.as_ref().ok_or_else(|| not_reachable(agent))?;
+        self.nodes.client(node).await
+    }
+
+    /// As [`App::client_for`], for what only a live guest can answer.
+    pub(crate) async fn live_client(&self, agent: &AgentRow) -> Result<DataClient, ApiError> {
+        if agent.observed != aether_core::Observed::Running {
+            return Err(not_reachable(agent));
+        }
+        self.client_for(agent).await
+    }
+}
+
+/// 409 with the state and what to do about it.
+pub(crate) fn not_reachable(agent: &AgentRow) -> ApiError {
+    use aether_core::Observed as O;
+    let remedy = match agent.observed {
+        O::Pending | O::Creating | O::Resuming | O::Restoring => "Wait until it is running; `?wait=true` does.",
+        O::Stopped | O::Failed => "Start it first.",
+        O::Stopping | O::Pausing => "Wait until it is stopped, then start it.",
+        O::Paused => "Resume it first.",
+        O::Lost => "Wait until its node is back, or delete it.",
+        O::Running | O::Gone => "Look at its status and try again.",
+    };
+    ApiError::conflict(format!("The agent is {}, not running.", agent.observed), remedy)
+}

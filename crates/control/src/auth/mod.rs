@@ -1,0 +1,166 @@
+//! Who calls: peer credentials on the local socket, API keys over TCP.
+//!
+//! Every failure of a key (unknown, revoked, expired, malformed, checksum)
+//! is one and the same 401. What the caller may do stands in
+//! `core::principal`; which permission a route needs stands in `api::routes`.
+
+mod key;
+mod local;
+
+pub use key::{ApiKey, Pepper, PepperError};
+pub use local::{LocalUser, PeerUser};
+
+use crate::problem::ApiError;
+use aether_core::principal::{Credential, Permission, Principal, Role};
+use aether_core::{Clock, TenantId};
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use std::net::SocketAddr;
+
+/// The other end of a connection; put into each request by the accept loop.
+#[derive(Clone, Debug)]
+pub enum Peer {
+    Tcp(SocketAddr),
+    Unix(PeerUser),
+}
+
+impl Peer {
+    /// For the access log and the audit.
+    pub fn describe(&self) -> String {
+        match self {
+            Peer::Tcp(address) => address.ip().to_string(),
+            Peer::Unix(user) => format!("uid:{}", user.uid),
+        }
+    }
+}
+
+/// Decides who a request comes from.
+pub(crate) struct Authenticator {
+    pub(crate) store: aether_store::Store,
+    pub(crate) pepper: Pepper,
+    pub(crate) clock: std::sync::Arc<dyn Clock>,
+    pub(crate) enabled: bool,
+}
+
+impl Authenticator {
+    pub(crate) async fn principal(&self, peer: &Peer, headers: &HeaderMap) -> Result<Principal, ApiError> {
+        // A key given is a key meant, on the socket too.
+        if let Some(text) = presented_key(headers)? {
+            return self.by_key(&text).await;
+        }
+        match peer {
+            Peer::Unix(user) => match LocalUser::of(user) {
+                LocalUser::Root => Ok(local(user.uid, Role::PlatformAdmin)),
+                LocalUser::Group => Ok(local(user.uid, Role::Admin)),
+                LocalUser::Stranger => Err(ApiError::stranger()),
+            },
+            Peer::Tcp(_) if !self.enabled => {
+                Ok(Principal::new(TenantId::default_tenant(), Credential::Anonymous, Role::Admin, None))
+            }
+            Peer::Tcp(_) => Err(ApiError::unauthorized()),
+        }
+    }
+
+    async fn by_key(&self, text: &str) -> Result<Principal, ApiError> {
+        let key = ApiKey::parse(text).ok_or_else(ApiError::unauthorized)?;
+        let hash = self.pepper.hash(&key);
+        let row = self.store.find_key_by_hash(&hash).await?.ok_or_else(ApiError::unauthorized)?;
+        if !row.usable(self.clock.now()) {
+            return Err(ApiError::unauthorized());
+        }
+        self.note_use(&row);
+        Ok(Principal::new(row.tenant, Credential::ApiKey { id: row.id.to_string() }, row.role, row.scopes.as_ref()))
+    }
+}
+
+/// Key uses are written at most this often: a busy key is no write load.
+const TOUCH_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
+
+impl Authenticator {
+    /// Last-use times are for people: written aside, and lost without harm.
+    fn note_use(&self, row: &aether_store::KeyRow) {
+        if row.last_used_at.is_some_and(|at| self.clock.now().since(at) < TOUCH_EVERY) {
+            return;
+        }
+        let (store, id) = (self.store.clone(), row.id.clone());
+        tokio::spawn(async move {
+            if let Err(error) = store.touch_key(&id).await {
+                tracing::debug!(%error, "the key's last use was not noted");
+            }
+        });
+    }
+}
+
+fn local(uid: u32, role: Role) -> Principal {
+    Principal::new(TenantId::default_tenant(), Credential::LocalUser { uid }, role, None)
+}
+
+/// `Authorization: Bearer …` or `X-API-Key`. Another scheme, or both with
+/// different keys, is a 401.
+fn presented_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let text = |value: &http::HeaderValue| value.to_str().map(str::to_owned).map_err(|_| ApiError::unauthorized());
+    let bearer = match headers.get(AUTHORIZATION) {
+        None => None,
+        Some(value) => {
+            let value = text(value)?;
+            let (scheme, rest) = value.split_once(' ').ok_or_else(ApiError::unauthorized)?;
+            if !scheme.eq_ignore_ascii_case("bearer") {
+                return Err(ApiError::unauthorized());
+            }
+            Some(rest.trim().to_owned())
+        }
+    };
+    let header = headers.get("x-api-key").map(text).transpose()?;
+    match (bearer, header) {
+        (Some(a), Some(b)) if a != b => Err(ApiError::unauthorized()),
+        (a, b) => Ok(a.or(b)),
+    }
+}
+
+/// Whether `principal` holds everything that a key of `role` and `scopes`
+/// would: nobody hands out more than they have.
+pub(crate) fn may_grant(
+    principal: &Principal,
+    role: Role,
+    scopes: Option<&std::collections::BTreeSet<Permission>>,
+) -> bool {
+    let granted = Principal::new(principal.tenant.clone(), Credential::Anonymous, role, scopes);
+    Permission::ALL.iter().all(|p| !granted.may(*p) || principal.may(*p))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(k, v)| (http::HeaderName::from_static(k), v.parse().expect("value"))).collect()
+    }
+
+    #[test]
+    fn where_a_key_is_looked_for() {
+        let found = |pairs: &[(&'static str, &str)]| presented_key(&headers(pairs)).map_err(|_| ());
+        assert_eq!(found(&[]), Ok(None));
+        assert_eq!(found(&[("authorization", "Bearer k")]), Ok(Some("k".into())));
+        assert_eq!(found(&[("authorization", "bearer  k ")]), Ok(Some("k".into())));
+        assert_eq!(found(&[("x-api-key", "k")]), Ok(Some("k".into())));
+        assert_eq!(found(&[("authorization", "Bearer k"), ("x-api-key", "k")]), Ok(Some("k".into())));
+        assert_eq!(found(&[("authorization", "Bearer k"), ("x-api-key", "l")]), Err(()));
+        assert_eq!(found(&[("authorization", "Basic aGk6aG8=")]), Err(()));
+        assert_eq!(found(&[("authorization", "k")]), Err(()));
+    }
+
+    #[test]
+    fn nobody_grants_more_than_they_hold() {
+        let tenant = TenantId::default_tenant();
+        let admin = Principal::new(tenant.clone(), Credential::Anonymous, Role::Admin, None);
+        assert!(may_grant(&admin, Role::Developer, None));
+        assert!(!may_grant(&admin, Role::PlatformAdmin, None));
+        assert!(!may_grant(&admin, Role::Operator, None));
+        let only = BTreeSet::from([Permission::AgentRead]);
+        assert!(may_grant(&admin, Role::PlatformAdmin, Some(&only)));
+        let narrow = BTreeSet::from([Permission::KeyManage, Permission::AgentRead]);
+        let narrow = Principal::new(tenant, Credential::Anonymous, Role::Admin, Some(&narrow));
+        assert!(!may_grant(&narrow, Role::Viewer, None));
+    }
+}

@@ -1,0 +1,203 @@
+//! What the control plane is told at its start. Read and checked whole before
+//! a port binds; files and environment are the CLI's business.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Settings of one API server.
+#[derive(Clone, Debug)]
+pub struct ControlConfig {
+    /// Unique among the servers of one store.
+    pub server_id: String,
+    /// The addresses the operator asked for; for checks and messages. The
+    /// listeners themselves come bound to [`crate::Control::run`].
+    pub tcp: Vec<SocketAddr>,
+    pub tls: Option<TlsConfig>,
+    /// Off only where every TCP address is loopback.
+    pub enable_auth: bool,
+    /// The server's secret for API keys' hashes: [`crate::auth::Pepper`].
+    pub pepper_path: PathBuf,
+    /// `/metrics` needs a key with `agent:read`.
+    pub metrics_auth: bool,
+    pub cors: Option<CorsConfig>,
+    pub deadlines: Deadlines,
+    pub limits: Limits,
+    pub node: NodeTimings,
+    /// Fallback of the scheduler's wake-ups.
+    pub schedule_interval: Duration,
+    /// The build's commit, for `/v1/version`.
+    pub commit: String,
+}
+
+/// A certificate chain and its key, in PEM files.
+#[derive(Clone, Debug)]
+pub struct TlsConfig {
+    pub cert_path: PathBuf,
+    pub key_path: PathBuf,
+    /// TLS 1.3 alone unless this is set.
+    pub allow_tls12: bool,
+}
+
+/// Origins that browsers may call from. A literal `*` is refused: answers
+/// carry credentials.
+#[derive(Clone, Debug, Default)]
+pub struct CorsConfig {
+    pub allowed_origins: Vec<String>,
+}
+
+/// The table of deadlines; each route names its row (see `api::routes`).
+#[derive(Clone, Debug)]
+pub struct Deadlines {
+    /// Routes that neither wait nor stream.
+    pub short: Duration,
+    /// The longest `wait`; after it a 202 tells the current state.
+    pub wait: Duration,
+    /// On top of an exec's own timeout, for the way there and back.
+    pub exec_margin: Duration,
+    /// A stream whose peer moves no byte for so long is cut.
+    pub stream_idle: Duration,
+    /// How long requests may end after the shutdown began.
+    pub drain: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            short: Duration::from_secs(15),
+            wait: Duration::from_secs(60),
+            exec_margin: Duration::from_secs(10),
+            stream_idle: Duration::from_secs(120),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What one stranger can take.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// From accept (or from the last answer on HTTP/1) to a whole head.
+    pub header_timeout: Duration,
+    pub max_connections: usize,
+    pub max_connections_per_address: usize,
+    pub json_body_bytes: usize,
+    pub h2_streams: u32,
+    pub h2_pending_resets: usize,
+    pub header_bytes: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header_timeout: Duration::from_secs(10),
+            max_connections: 4096,
+            max_connections_per_address: 1024,
+            json_body_bytes: 1 << 20,
+            h2_streams: 128,
+            h2_pending_resets: 20,
+            header_bytes: 64 * 1024,
+        }
+    }
+}
+
+/// Lease numbers that nodes are told in the welcome.
+#[derive(Clone, Debug)]
+pub struct NodeTimings {
+    pub lease: Duration,
+    pub heartbeat: Duration,
+}
+
+impl Default for NodeTimings {
+    fn default() -> Self {
+        Self { lease: Duration::from_secs(6), heartbeat: Duration::from_secs(2) }
+    }
+}
+
+impl ControlConfig {
+    /// Defaults around the two things that have none.
+    pub fn new(server_id: impl Into<String>, pepper_path: impl Into<PathBuf>) -> Self {
+        Self {
+            server_id: server_id.into(),
+            tcp: Vec::new(),
+            tls: None,
+            enable_auth: true,
+            pepper_path: pepper_path.into(),
+            metrics_auth: false,
+            cors: None,
+            deadlines: Deadlines::default(),
+            limits: Limits::default(),
+            node: NodeTimings::default(),
+            schedule_interval: Duration::from_secs(1),
+            commit: String::new(),
+        }
+    }
+
+    /// Refuses what would expose the server; warns of what merely might.
+    pub fn check(&self) -> Result<Vec<String>, ConfigError> {
+        let mut warnings = Vec::new();
+        if !self.enable_auth {
+            if let Some(open) = self.tcp.iter().find(|a| !a.ip().is_loopback()) {
+                return Err(ConfigError::OpenWithoutAuth(*open));
+            }
+            warnings.push("authentication is off: every local user is an admin of the tenant `default`".to_owned());
+        }
+        if self.tls.is_none()
+            && let Some(open) = self.tcp.iter().find(|a| !a.ip().is_loopback())
+        {
+            warnings.push(format!("{open} is served without TLS: keys and data can be read on the way"));
+        }
+        if let Some(cors) = &self.cors {
+            for origin in &cors.allowed_origins {
+                if origin == "*" || http::HeaderValue::from_str(origin).is_err() || !origin.contains("://") {
+                    return Err(ConfigError::Origin(origin.clone()));
+                }
+            }
+        }
+        if self.node.heartbeat * 2 > self.node.lease {
+            return Err(ConfigError::Lease);
+        }
+        Ok(warnings)
+    }
+}
+
+/// A setting that cannot be served.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    #[error("authentication is off, but {0} is not a loopback address: turn enable_auth on or listen on 127.0.0.1")]
+    OpenWithoutAuth(SocketAddr),
+    #[error("allowed origin {0:?} must be scheme://host[:port]; `*` is refused because requests carry credentials")]
+    Origin(String),
+    #[error("the node lease must be at least twice the heartbeat interval")]
+    Lease,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(tcp: &str) -> ControlConfig {
+        ControlConfig { tcp: vec![tcp.parse().expect("address")], ..ControlConfig::new("s", "/nowhere") }
+    }
+
+    #[test]
+    fn an_open_address_without_authentication_is_refused() {
+        for (address, refused) in [("0.0.0.0:8080", true), ("[::]:1", true), ("127.0.0.1:1", false), ("[::1]:1", false)]
+        {
+            let c = ControlConfig { enable_auth: false, ..config(address) };
+            assert_eq!(c.check().is_err(), refused, "{address}");
+        }
+    }
+
+    #[test]
+    fn an_open_address_without_tls_warns() {
+        assert_eq!(config("0.0.0.0:8080").check().map(|w| w.len()), Ok(1));
+        assert_eq!(config("127.0.0.1:8080").check().map(|w| w.len()), Ok(0));
+    }
+
+    #[test]
+    fn any_origin_is_refused() {
+        let mut c = config("127.0.0.1:1");
+        c.cors = Some(CorsConfig { allowed_origins: vec!["*".into()] });
+        assert_eq!(c.check(), Err(ConfigError::Origin("*".into())));
+    }
+}

@@ -1,0 +1,389 @@
+//! Execs: an intent in the store before, the end in the store after, and the
+//! node's stream between. The work outlives the request that asked for it.
+//!
+//! An idempotency key names one exec for good: a repeat attaches to it and
+//! never starts a second one; where the guest is gone the outcome is
+//! `unknown`.
+
+use crate::api::Caller;
+use crate::app::App;
+use crate::dialer::DataClient;
+use crate::problem::{ApiError, clean};
+use crate::telemetry;
+use aether_core::api::{ExecRequest as Asked, ExecResult};
+use aether_core::id::DEFAULT_CELL;
+use aether_core::spec::{valid_user, validate_env};
+use aether_core::{ExecId, FieldError, TenantScope};
+use aether_proto::node::exec_request::Message as ToNode;
+use aether_proto::node::exec_response::Message as FromNode;
+use aether_proto::node::{ExecAttach, ExecExited, ExecRequest, ExecResponse, ExecSignalRequest, ExecStart};
+use aether_store::{AgentRow, ExecEnd, ExecIntent, Idempotency, Store};
+use bytes::Bytes;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+pub(crate) const TIMEOUT_S: u64 = 30;
+pub(crate) const TIMEOUT_MOST_S: u64 = 300;
+/// A stream's time-out has no default and is only kept from overflowing.
+const STREAM_TIMEOUT_MOST_S: u64 = 30 * 86_400;
+/// Of each output stream in a POST's answer.
+const OUTPUT_MOST: usize = 1 << 20;
+/// Frames towards the node before the sender waits.
+const TO_NODE: usize = 8;
+/// Stdin is cut to this, far below the message limit.
+const STDIN_CHUNK: usize = 64 * 1024;
+const MAX_ARGS: usize = 512;
+const MAX_ARG_BYTES: usize = 65_536;
+const MAX_PATH: usize = 4096;
+const MAX_SIZE: u32 = 10_000;
+
+/// Everything wrong with a request, for the POST form or the stream.
+pub(crate) fn check(asked: &Asked, stream: bool) -> Result<(), ApiError> {
+    let mut errors = validate_env(&asked.env);
+    let mut bad = |field: &str, message: String| errors.push(FieldError::new(field, message));
+    if asked.command.first().is_none_or(String::is_empty) {
+        bad("command", "must name a program".to_owned());
+    }
+    if asked.command.len() > MAX_ARGS || asked.command.iter().any(|a| a.len() > MAX_ARG_BYTES || a.contains('\0')) {
+        bad("command", format!("at most {MAX_ARGS} entries of {MAX_ARG_BYTES} bytes, without NUL"));
+    }
+    let most = if stream { STREAM_TIMEOUT_MOST_S } else { TIMEOUT_MOST_S };
+    if asked.timeout.is_some_and(|t| !(1..=most).contains(&t)) {
+        bad("timeout", format!("must be 1 to {most} seconds"));
+    }
+    if asked.cwd.as_ref().is_some_and(|d| !d.starts_with('/') || d.len() > MAX_PATH || d.contains('\0')) {
+        bad("cwd", format!("must be an absolute path of at most {MAX_PATH} bytes"));
+    }
+    if asked.user.as_ref().is_some_and(|u| !valid_user(u)) {
+        bad("user", "must be a name or number, optionally :group".to_owned());
+    }
+    for (field, size) in [("cols", asked.cols), ("rows", asked.rows)] {
+        if size.is_some_and(|n| !(1..=MAX_SIZE).contains(&n)) {
+            bad(field, format!("must be 1 to {MAX_SIZE}"));
+        }
+    }
+    if stream && asked.stdin.is_some() {
+        bad("stdin", "comes in binary frames; set open_stdin".to_owned());
+    }
+    if !stream && (asked.tty || asked.open_stdin) {
+        bad(if asked.tty { "tty" } else { "open_stdin" }, "needs the streaming form: GET with an upgrade".to_owned());
+    }
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::validation(errors)) }
+}
+
+/// An exec whose intent is recorded, with its stream to the node.
+pub(crate) struct Opened {
+    pub(crate) exec_id: ExecId,
+    pub(crate) to_node: mpsc::Sender<ExecRequest>,
+    pub(crate) from_node: Streaming<ExecResponse>,
+    pub(crate) ledger: Ledger,
+}
+
+/// Writes the end of one exec, whoever comes to know it.
+#[derive(Clone)]
+pub(crate) struct Ledger {
+    store: Store,
+    scope: TenantScope,
+    exec_id: ExecId,
+    tenant: String,
+}
+
+impl Ledger {
+    pub(crate) async fn exited(&self, exited: &ExecExited) {
+        self.write(ExecEnd {
+            outcome: "exited".to_owned(),
+            exit_code: exited.exit_code,
+            exit_signal: exited.signal.as_deref().map(clean),
+        })
+        .await;
+    }
+
+    pub(crate) async fn unknown(&self) {
+        self.write(ExecEnd { outcome: "unknown".to_owned(), exit_code: None, exit_signal: None }).await;
+    }
+
+    async fn refused(&self) {
+        self.write(ExecEnd { outcome: "refused".to_owned(), exit_code: None, exit_signal: None }).await;
+    }
+
+    async fn write(&self, end: ExecEnd) {
+        telemetry::operation("exec", &self.tenant, end.outcome == "exited");
+        if let Err(error) = self.store.finish_exec(&self.scope, &self.exec_id, end).await {
+            tracing::warn!(exec = %self.exec_id, %error, "the end of an exec was not recorded");
+        }
+    }
+}
+
+/// How an exec's stream begins.
+pub(crate) enum Begin {
+    Start { asked: Asked, idempotency: Option<Idempotency> },
+    Attach { exec_id: ExecId, offset: u64 },
+}
+
+/// Records the intent and opens the stream. What the node refuses at once
+/// (no such program is not among it: that is an exit) is an error.
+pub(crate) async fn open(app: &App, caller: &Caller, agent: &AgentRow, begin: Begin) -> Result<Opened, ApiError> {
+    let mut client = app.live_client(agent).await?;
+    let (exec_id, first, new) = match begin {
+        Begin::Attach { exec_id, offset } => (exec_id.clone(), attach(agent, &exec_id, offset), false),
+        Begin::Start { asked, idempotency } => {
+            let intent = ExecIntent {
+                exec_id: ExecId::generate(DEFAULT_CELL, app.rng.as_ref()),
+                command: asked.command.clone(),
+                user: asked.user.clone(),
+            };
+            let recorded = app.store.record_exec(&caller.scope(), &agent.id, intent, idempotency).await?;
+            let exec_id = recorded.exec_id;
+            if recorded.replayed {
+                (exec_id.clone(), attach(agent, &exec_id, 0), false)
+            } else {
+                (exec_id.clone(), start(agent, &exec_id, asked), true)
+            }
+        }
+    };
+    let ledger = Ledger {
+        store: app.store.clone(),
+        scope: caller.scope(),
+        exec_id: exec_id.clone(),
+        tenant: caller.tenant().to_owned(),
+    };
+    let (to_node, requests) = mpsc::channel(TO_NODE);
+    to_node.try_send(ExecRequest { message: Some(first) }).expect("a new channel has room");
+    match client.exec(ReceiverStream::new(requests)).await {
+        Ok(answer) => Ok(Opened { exec_id, to_node, from_node: answer.into_inner(), ledger }),
+        Err(status) => {
+            if new {
+                ledger.refused().await;
+            }
+            Err(ApiError::from(status).instance(format!("/v1/agents/{}/execs/{exec_id}", agent.id)))
+        }
+    }
+}
+
+fn attach(agent: &AgentRow, exec_id: &ExecId, offset: u64) -> ToNode {
+    ToNode::Attach(ExecAttach { agent_id: agent.id.to_string(), exec_id: exec_id.to_string(), offset })
+}
+
+fn start(agent: &AgentRow, exec_id: &ExecId, asked: Asked) -> ToNode {
+    ToNode::Start(ExecStart {
+        agent_id: agent.id.to_string(),
+        exec_id: exec_id.to_string(),
+        command: asked.command,
+        env: asked.env.into_iter().collect(),
+        cwd: asked.cwd.unwrap_or_default(),
+        user: asked.user.unwrap_or_default(),
+        tty: asked.tty,
+        stdin: asked.open_stdin || asked.stdin.is_some(),
+        cols: asked.cols.unwrap_or_default(),
+        rows: asked.rows.unwrap_or_default(),
+        timeout_ms: asked.timeout.unwrap_or_default().saturating_mul(1000),
+    })
+}
+
+/// Runs one exec to its end, for the POST form. In a task of its own: a
+/// client that goes away kills nothing, and the end is recorded.
+pub(crate) async fn run(
+    app: &App,
+    caller: Caller,
+    agent: AgentRow,
+    mut asked: Asked,
+    idempotency: Option<Idempotency>,
+) -> Result<ExecResult, ApiError> {
+    let timeout = Duration::from_secs(*asked.timeout.get_or_insert(TIMEOUT_S));
+    let (task_app, margin) = (app.clone(), app.cfg.deadlines.exec_margin);
+    let work = app.tasks.spawn(async move {
+        let stdin = asked.stdin.clone();
+        let begin = Begin::Start { asked, idempotency };
+        let opened = open(&task_app, &caller, &agent, begin).await?;
+        let instance = format!("/v1/agents/{}/execs/{}", agent.id, opened.exec_id);
+        collect(&task_app, &agent, opened, stdin, timeout + margin, &instance).await
+    });
+    work.await.unwrap_or_else(|error| Err(ApiError::internal(format!("exec task: {error}"))))
+}
+
+async fn collect(
+    app: &App,
+    agent: &AgentRow,
+    opened: Opened,
+    stdin: Option<String>,
+    limit: Duration,
+    instance: &str,
+) -> Result<ExecResult, ApiError> {
+    let Opened { exec_id, to_node, mut from_node, ledger } = opened;
+    // Apart from the reading: a program that writes before it reads all of
+    // its input must not wait for us.
+    let feeder = tokio::spawn(feed(to_node, stdin));
+    let _feeder = DropAbort(feeder);
+    let started = Instant::now();
+    let mut output = Output::default();
+    let end = tokio::time::timeout_at(started + limit, output.read(&mut from_node)).await;
+    let exited = match end {
+        Ok(End::Exited(exited)) => exited,
+        Ok(End::Unknown(reason)) => {
+            ledger.unknown().await;
+            return Ok(output.result(&exec_id, None, started.elapsed(), Some(reason)));
+        }
+        Err(_) => {
+            // The guest should have killed it at its time-out.
+            kill(app, agent, &exec_id).await;
+            ledger.unknown().await;
+            return Err(timed_out(limit, instance));
+        }
+    };
+    ledger.exited(&exited).await;
+    if exited.timed_out {
+        return Err(timed_out(Duration::from_millis(exited.duration_ms), instance));
+    }
+    Ok(output.result(&exec_id, Some(exited), started.elapsed(), None))
+}
+
+struct DropAbort(tokio::task::JoinHandle<()>);
+
+impl Drop for DropAbort {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn feed(to_node: mpsc::Sender<ExecRequest>, stdin: Option<String>) {
+    if let Some(text) = stdin {
+        let mut bytes = Bytes::from(text);
+        while !bytes.is_empty() {
+            let chunk = bytes.split_to(bytes.len().min(STDIN_CHUNK));
+            if to_node.send(ExecRequest { message: Some(ToNode::Stdin(chunk)) }).await.is_err() {
+                return;
+            }
+        }
+        let _ = to_node.send(ExecRequest { message: Some(ToNode::CloseStdin(true)) }).await;
+    }
+    // The request side stays open until the exec ends: closing it could be
+    // read as going away.
+    to_node.closed().await;
+}
+
+fn timed_out(after: Duration, instance: &str) -> ApiError {
+    ApiError::timeout(
+        format!("The command was killed after {:.1} s.", after.as_secs_f64()),
+        "Give it a longer timeout (at most 300 s), or use the streaming form, which has none.",
+    )
+    .instance(instance)
+}
+
+async fn kill(app: &App, agent: &AgentRow, exec_id: &ExecId) {
+    let request = ExecSignalRequest {
+        agent_id: agent.id.to_string(),
+        exec_id: exec_id.to_string(),
+        signal: "SIGKILL".to_owned(),
+    };
+    let sent = async {
+        let mut client: DataClient = app.client_for(agent).await.ok()?;
+        client.exec_signal(request).await.ok()
+    };
+    let _ = tokio::time::timeout(app.cfg.deadlines.short, sent).await;
+}
+
+enum End {
+    Exited(ExecExited),
+    Unknown(String),
+}
+
+/// The first MiB of each stream.
+#[derive(Default)]
+struct Output {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    truncated: bool,
+}
+
+impl Output {
+    async fn read(&mut self, from_node: &mut Streaming<ExecResponse>) -> End {
+        loop {
+            match from_node.message().await {
+                Ok(Some(ExecResponse { message: Some(message) })) => match message {
+                    FromNode::Started(_) => {}
+                    FromNode::Output(output) => self.keep(output.stream, &output.data),
+                    FromNode::Gap(_) => self.truncated = true,
+                    FromNode::Exited(exited) => return End::Exited(exited),
+                    FromNode::Unknown(reason) => return End::Unknown(clean(&reason)),
+                },
+                Ok(Some(ExecResponse { message: None })) => {}
+                Ok(None) => return End::Unknown("the node ended the stream".to_owned()),
+                Err(status) => {
+                    tracing::debug!(%status, "an exec's stream broke");
+                    return End::Unknown("the way to the sandbox broke".to_owned());
+                }
+            }
+        }
+    }
+
+    fn keep(&mut self, stream: u32, data: &[u8]) {
+        let kept = if stream == 2 { &mut self.stderr } else { &mut self.stdout };
+        let room = OUTPUT_MOST - kept.len();
+        self.truncated |= data.len() > room;
+        kept.extend_from_slice(&data[..data.len().min(room)]);
+    }
+
+    fn result(
+        self,
+        exec_id: &ExecId,
+        exited: Option<ExecExited>,
+        took: Duration,
+        reason: Option<String>,
+    ) -> ExecResult {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let known = exited.is_some();
+        let exited = exited.unwrap_or_default();
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        ExecResult {
+            exec_id: exec_id.to_string(),
+            outcome: if known { "exited" } else { "unknown" }.to_owned(),
+            exit_code: exited.exit_code,
+            exit_signal: exited.signal.as_deref().map(clean),
+            stdout: text(self.stdout),
+            stderr: text(self.stderr),
+            truncated: self.truncated,
+            timed_out: exited.timed_out,
+            duration_ms: if known { exited.duration_ms } else { took_ms },
+            error: reason.or_else(|| (!exited.error.is_empty()).then(|| clean(&exited.error))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(asked: &Asked, stream: bool) -> Vec<String> {
+        check(asked, stream)
+            .map_or_else(|e| e.problem.errors.iter().map(|f| f.field.clone()).collect(), |()| Vec::new())
+    }
+
+    #[test]
+    fn requests_are_checked() {
+        let good = Asked { command: vec!["true".into()], ..Asked::default() };
+        assert!(fields(&good, false).is_empty() && fields(&good, true).is_empty());
+        assert_eq!(fields(&Asked::default(), false), ["command"]);
+        assert_eq!(fields(&Asked { command: vec!["a\0".into()], ..Asked::default() }, false), ["command"]);
+        assert_eq!(fields(&Asked { timeout: Some(301), ..good.clone() }, false), ["timeout"]);
+        assert_eq!(fields(&Asked { timeout: Some(0), ..good.clone() }, true), ["timeout"]);
+        assert!(fields(&Asked { timeout: Some(301), ..good.clone() }, true).is_empty());
+        assert_eq!(fields(&Asked { cwd: Some("a".into()), ..good.clone() }, false), ["cwd"]);
+        assert_eq!(fields(&Asked { user: Some("a b".into()), ..good.clone() }, false), ["user"]);
+        assert_eq!(fields(&Asked { tty: true, ..good.clone() }, false), ["tty"]);
+        assert_eq!(fields(&Asked { rows: Some(0), ..good.clone() }, true), ["rows"]);
+        assert_eq!(fields(&Asked { stdin: Some(String::new()), ..good }, true), ["stdin"]);
+    }
+
+    #[test]
+    fn each_stream_keeps_its_first_mebibyte() {
+        let mut output = Output::default();
+        output.keep(1, &vec![b'a'; OUTPUT_MOST - 1]);
+        output.keep(2, b"err");
+        assert!(!output.truncated);
+        output.keep(1, b"bc");
+        assert!(output.truncated && output.stdout.len() == OUTPUT_MOST && output.stderr == b"err");
+    }
+}

@@ -1,0 +1,213 @@
+//! The scheduling loop: whoever leads places what waits, explains what does
+//! not fit, and declares nodes lost whose lease is over.
+//!
+//! ```text
+//! standby ──(no live leader)──► leading ──(fenced by a newer epoch)──► standby
+//! ```
+//!
+//! Policy is `aether-placement`'s; the epoch in each write makes a stale
+//! leader harmless. Changes in the store wake it, the interval is a fallback.
+
+use crate::config::ControlConfig;
+use crate::telemetry;
+use aether_core::api::NodeAmounts;
+use aether_core::{Clock, Timestamp};
+use aether_placement::{Decision, Node, Policy, Request};
+use aether_store::{AgentRow, Epoch, NodeRow, NodeStatus, PlaceRequest, Store, StoreError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// design.md §4: the leader's lease, and how often it is renewed.
+const LEADER_LEASE: Duration = Duration::from_secs(5);
+const LEADER_RENEW: Duration = Duration::from_millis(1500);
+/// Waiting agents looked at in one pass.
+const BATCH: u32 = 1000;
+/// A burst of changes is one pass.
+const COALESCE: Duration = Duration::from_millis(5);
+const RETRY: Duration = Duration::from_millis(500);
+
+pub(crate) struct Scheduler {
+    store: Store,
+    clock: Arc<dyn Clock>,
+    server_id: String,
+    interval: Duration,
+    lease: Duration,
+    policy: Policy,
+}
+
+impl Scheduler {
+    pub(crate) fn new(cfg: &ControlConfig, store: Store, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            store,
+            clock,
+            server_id: cfg.server_id.clone(),
+            interval: cfg.schedule_interval,
+            lease: cfg.node.lease,
+            policy: Policy::default(),
+        }
+    }
+
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let work = async {
+            loop {
+                match self.campaign().await {
+                    Ok(Some(epoch)) => {
+                        tracing::info!(epoch = epoch.value(), "leading");
+                        let ended = self.lead(&epoch).await;
+                        tracing::info!(epoch = epoch.value(), reason = %ended, "leading no more");
+                    }
+                    Ok(None) => {}
+                    Err(error) => tracing::warn!(%error, "the leadership row cannot be read"),
+                }
+                tokio::time::sleep(LEADER_RENEW).await;
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = work => {}
+        }
+    }
+
+    /// Takes over where nobody else's lease is alive.
+    async fn campaign(&self) -> Result<Option<Epoch>, StoreError> {
+        let row = self.store.leadership().await?;
+        let other = row.server_id.as_ref().is_some_and(|id| *id != self.server_id);
+        if other && self.clock.now().since(row.renewed_at) < LEADER_LEASE {
+            return Ok(None);
+        }
+        self.store.take_leadership(&self.server_id).await.map(Some)
+    }
+
+    /// Works until somebody else leads; returns the error that said so.
+    async fn lead(&self, epoch: &Epoch) -> StoreError {
+        let mut changes = self.store.changes();
+        let mut renewed = Instant::now();
+        // After a start of ours every lease looks old: nodes get one lease of
+        // time to be heard before any is declared lost.
+        let expire_from = Instant::now() + self.lease;
+        loop {
+            changes.mark_unchanged();
+            let mut result = Ok(());
+            if renewed.elapsed() >= LEADER_RENEW {
+                result = self.store.renew_leadership(epoch).await;
+                renewed = Instant::now();
+            }
+            if result.is_ok() {
+                result = self.pass(epoch, Instant::now() >= expire_from).await;
+            }
+            match result {
+                Ok(()) => {}
+                Err(fenced @ StoreError::Fenced { .. }) => return fenced,
+                Err(error) => {
+                    tracing::warn!(%error, "a scheduling pass failed");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+            let nap = self.interval.min(LEADER_RENEW);
+            if let Ok(Err(_closed)) = tokio::time::timeout(nap, changes.changed()).await {
+                tokio::time::sleep(nap).await;
+            }
+            tokio::time::sleep(COALESCE).await;
+        }
+    }
+
+    async fn pass(&self, epoch: &Epoch, may_expire: bool) -> Result<(), StoreError> {
+        if may_expire {
+            for agent in self.store.expire_nodes(epoch, self.lease).await? {
+                tracing::warn!(%agent, "lost: its node's lease is over");
+            }
+        }
+        let waiting = self.store.pending_agents(BATCH).await?;
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let started = self.clock.monotonic();
+        let nodes: Vec<Node> = self.store.nodes().await?.into_iter().map(|n| self.facts(n)).collect();
+        let requests: Vec<Request> = waiting.iter().map(request_of).collect();
+        let decisions = aether_placement::place_all(self.policy, &requests, &nodes);
+        self.write(epoch, &waiting, decisions).await?;
+        let took = self.clock.monotonic().saturating_sub(started);
+        metrics::histogram!(telemetry::SCHEDULING_SECONDS, "strategy" => "bin-packing").record(took.as_secs_f64());
+        Ok(())
+    }
+
+    async fn write(&self, epoch: &Epoch, waiting: &[AgentRow], decisions: Vec<Decision>) -> Result<(), StoreError> {
+        let mut places = Vec::new();
+        for (agent, decision) in waiting.iter().zip(decisions) {
+            match decision {
+                Decision::Place { node, reason } => places.push(PlaceRequest {
+                    agent_id: agent.id.clone(),
+                    expected_version: agent.version,
+                    node_id: node,
+                    reason,
+                }),
+                Decision::Wait { reason } => {
+                    if agent.placement_reason.as_deref() != Some(&reason) {
+                        metrics::counter!(telemetry::SCHEDULING_ERRORS, "reason" => "no_fit").increment(1);
+                        self.store.explain_pending(epoch, &agent.id, &reason).await?;
+                    }
+                }
+            }
+        }
+        if places.is_empty() {
+            return Ok(());
+        }
+        for result in self.store.place_batch(epoch, places).await? {
+            match result {
+                Ok(agent) => tracing::info!(agent = %agent.id, node = ?agent.node_id, "placed"),
+                Err(fenced @ StoreError::Fenced { .. }) => return Err(fenced),
+                // Changed or filled up meanwhile: the next pass sees it.
+                Err(error) => {
+                    metrics::counter!(telemetry::SCHEDULING_ERRORS, "reason" => "raced").increment(1);
+                    tracing::debug!(%error, "a placement was refused");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn facts(&self, row: NodeRow) -> Node {
+        node_facts(row, self.clock.now(), self.lease)
+    }
+}
+
+fn node_facts(row: NodeRow, now: Timestamp, lease: Duration) -> Node {
+    Node {
+        ready: row.status == NodeStatus::Ready && now.since(row.lease_renewed_at) < lease,
+        id: row.id,
+        isolation: row.isolation,
+        labels: row.labels,
+        capacity: row.capacity,
+        reserved: row.reserved,
+    }
+}
+
+fn request_of(agent: &AgentRow) -> Request {
+    Request {
+        agent: agent.id.clone(),
+        amounts: amounts_of(agent.spec.resources),
+        pinned: agent.node_id.clone(),
+        selector: BTreeMap::new(),
+        isolation: BTreeSet::new(),
+    }
+}
+
+fn amounts_of(resources: aether_core::spec::Resources) -> NodeAmounts {
+    let r = resources.with_defaults();
+    NodeAmounts { cpu_millicores: r.cpu_millicores(), memory_mb: r.memory_mb, disk_mb: r.disk_mb }
+}
+
+/// Whether a node there is could ever hold this, were it empty. `None` where
+/// there is no node yet: one may come.
+pub(crate) fn could_ever_fit(nodes: &[NodeRow], resources: aether_core::spec::Resources) -> Option<bool> {
+    let need = amounts_of(resources);
+    let fits = |n: &NodeRow| {
+        need.cpu_millicores <= n.capacity.cpu_millicores
+            && need.memory_mb <= n.capacity.memory_mb
+            && need.disk_mb <= n.capacity.disk_mb
+    };
+    (!nodes.is_empty()).then(|| nodes.iter().any(fits))
+}

@@ -1,0 +1,162 @@
+//! One connection: HTTP/1 or HTTP/2, whichever the peer begins.
+
+use crate::auth::Peer;
+use crate::config::Limits;
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+/// What each connection needs; cheap to clone.
+#[derive(Clone)]
+pub(super) struct Conn {
+    pub(super) router: Router,
+    pub(super) limits: Limits,
+    /// Finish the running requests, take no new ones.
+    pub(super) drain: CancellationToken,
+    /// End now.
+    pub(super) abort: CancellationToken,
+    pub(super) permits: Arc<Semaphore>,
+    pub(super) per_address: PerAddress,
+    pub(super) tracker: TaskTracker,
+}
+
+/// HTTP/2: a dead peer is noticed after one interval and one time-out.
+const H2_PING: Duration = Duration::from_secs(20);
+/// Bytes one upload may have in flight; the default 64 KiB halves throughput
+/// of large files over a real network.
+const H2_STREAM_WINDOW: u32 = 1 << 20;
+const H2_CONNECTION_WINDOW: u32 = 4 << 20;
+const H1_MAX_HEADERS: usize = 100;
+
+impl Conn {
+    pub(super) async fn serve(&self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer) {
+        let asked = Arc::new(AtomicBool::new(false));
+        let (router, mark) = (self.router.clone(), asked.clone());
+        let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
+            mark.store(true, Ordering::Relaxed);
+            request.extensions_mut().insert(peer.clone());
+            router.clone().oneshot(request.map(Body::new))
+        });
+        let builder = self.builder();
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
+        tokio::pin!(connection);
+        // hyper's own header time-out begins only once it knows the protocol
+        // version; a peer that sends nothing, or half a preface, is cut here.
+        let first = tokio::time::sleep(self.limits.header_timeout);
+        tokio::pin!(first);
+        let (mut first_over, mut draining) = (false, false);
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "connection ended");
+                    }
+                    return;
+                }
+                () = first.as_mut(), if !first_over => {
+                    first_over = true;
+                    if !asked.load(Ordering::Relaxed) {
+                        tracing::debug!("no request in time");
+                        return;
+                    }
+                }
+                () = self.drain.cancelled(), if !draining => {
+                    draining = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = self.abort.cancelled() => return,
+            }
+        }
+    }
+
+    fn builder(&self) -> auto::Builder<TokioExecutor> {
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.header_timeout)
+            .max_headers(H1_MAX_HEADERS)
+            .max_buf_size(self.limits.header_bytes as usize)
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(self.limits.h2_streams)
+            .max_pending_accept_reset_streams(self.limits.h2_pending_resets)
+            .max_header_list_size(self.limits.header_bytes)
+            .initial_stream_window_size(H2_STREAM_WINDOW)
+            .initial_connection_window_size(H2_CONNECTION_WINDOW)
+            .keep_alive_interval(H2_PING)
+            .keep_alive_timeout(H2_PING);
+        builder
+    }
+}
+
+/// Connections by address, so that one stranger cannot take them all.
+#[derive(Clone)]
+pub(super) struct PerAddress {
+    most: usize,
+    counts: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
+}
+
+/// Gives its place back when dropped.
+pub(super) struct AddressSlot {
+    address: IpAddr,
+    counts: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
+}
+
+impl PerAddress {
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, counts: Arc::default() }
+    }
+
+    pub(super) fn take(&self, address: IpAddr) -> Option<AddressSlot> {
+        let mut counts = self.counts.lock();
+        let count = counts.entry(address).or_default();
+        if *count >= self.most {
+            return None;
+        }
+        *count += 1;
+        Some(AddressSlot { address, counts: self.counts.clone() })
+    }
+}
+
+impl Drop for AddressSlot {
+    fn drop(&mut self) {
+        let mut counts = self.counts.lock();
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_per_address_are_given_back() {
+        let (a, b) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
+        let places = PerAddress::new(2);
+        let first = places.take(a).expect("room");
+        let _second = places.take(a).expect("room");
+        assert!(places.take(a).is_none() && places.take(b).is_some());
+        drop(first);
+        assert!(places.take(a).is_some());
+        assert_eq!(places.counts.lock().len(), 1, "addresses without connections are forgotten");
+    }
+}
