@@ -1,0 +1,30 @@
+//! The store's promises, each checked on SQLite and on a real PostgreSQL.
+
+mod agents;
+mod crash;
+mod events;
+mod fixture;
+mod keys;
+mod migrations;
+mod model;
+mod nodes;
+mod placing;
+mod postgres;
+mod reports;
+mod sqlite_only;
+mod tenancy;
+
+/// Runs each function once per engine on a fresh store.
+macro_rules! on_both {
+    ($($name:ident),+ $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name(crate::fixture::Fixture::sqlite().await).await })+
+        }
+        mod on_postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name(crate::fixture::Fixture::postgres().await).await })+
+        }
+    };
+}
+pub(crate) use on_both;
