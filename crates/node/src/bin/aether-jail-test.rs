@@ -1,6 +1,10 @@
-//! The jail verb alone, for this crate's integration tests: what `aether
-//! jail` is in the real binary.
+//! The hidden verbs alone, for this crate's integration tests: what `aether
+//! jail` and `aether image-convert` are in the real binary.
 
 fn main() {
-    aether_node::jail::main(std::env::args_os().skip(2));
+    let mut args = std::env::args_os().skip(1);
+    match args.next() {
+        Some(verb) if verb == aether_node::images::convert::VERB => aether_node::images::convert::main(args),
+        _ => aether_node::jail::main(args),
+    }
 }

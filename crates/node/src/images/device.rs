@@ -157,7 +157,8 @@ impl Converter {
             limits: ConvertLimits { bytes: self.max_bytes, entries: MAX_ENTRIES },
         };
         let plan = serde_json::to_string(&plan).map_err(|e| ImageError::Converter(e.to_string()))?;
-        let mut command = self.command("merge", "/aether", MERGE_MEMORY_MB, 0)?.exec_bind(&self.aether_exe, "/aether");
+        let exe = fs::canonicalize(&self.aether_exe).map_err(ImageError::io_at("find", &self.aether_exe))?;
+        let mut command = self.command("merge", "/aether", MERGE_MEMORY_MB, 0)?.exec_bind(exe, "/aether");
         for (n, layer) in image.layers.iter().enumerate() {
             command = command.ro_bind(self.folders.blob(&layer.digest), in_jail(n));
         }
@@ -165,18 +166,22 @@ impl Converter {
     }
 
     async fn start_squash(&self, out: &Path, tar_out: OwnedFd) -> Result<Process, ImageError> {
-        let sqfstar = SQFSTAR.iter().find(|p| Path::new(p).exists()).ok_or_else(|| ImageError::Missing {
+        // A symlink to mksquashfs, which goes by the name it is called.
+        let sqfstar = SQFSTAR.iter().find_map(|p| fs::canonicalize(p).ok()).ok_or_else(|| ImageError::Missing {
             what: "sqfstar".into(),
             remedy: "Install squashfs-tools (4.5 or newer).".into(),
         })?;
         // Metadata on top of incompressible data stays well below this.
         let quota = self.max_bytes.saturating_add(self.max_bytes / 8).saturating_add(64 << 20);
+        // Without the options for the root it would be writable for everyone.
+        let root = ["-root-mode", "0755", "-root-uid", "0", "-root-gid", "0", "-root-time", "0"];
         let args = ["-reproducible", "-mkfs-time", "0", "-comp", "lz4", "-no-progress", "-quiet", "-force", "-exit-on-error"];
         let command = self
             .command("squash", "/sqfstar", SQUASH_MEMORY_MB, quota)?
-            .exec_bind(*sqfstar, "/sqfstar")
+            .exec_bind(sqfstar, "/sqfstar")
             .rw_bind(out, PATH_IN_JAIL)
             .args(args)
+            .args(root)
             .args(["-mem", SQUASH_CACHE, "-processors", "2", PATH_IN_JAIL])
             .stdin(tar_out);
         self.start(command).await
@@ -195,8 +200,9 @@ impl Converter {
                 oom_score_adj: 500,
             })
             .cgroup(format!("{}/{name}", self.group()));
-        for dir in LIBRARIES.iter().filter(|d| Path::new(d).is_dir()) {
-            command = command.exec_bind(*dir, *dir);
+        // Some of them are symlinks, on hosts with one /usr.
+        for (source, dir) in LIBRARIES.iter().filter_map(|d| Some((fs::canonicalize(d).ok()?, d))) {
+            command = command.exec_bind(source, *dir);
         }
         Ok(command)
     }

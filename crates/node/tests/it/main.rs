@@ -1,3 +1,4 @@
 //! The node's parts against the real kernel. Run as root.
 
+mod images;
 mod jail;

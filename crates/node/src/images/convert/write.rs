@@ -31,9 +31,10 @@ impl Bodies {
 }
 
 /// Writes everything without a body and tells which bodies are to follow.
+/// The root itself has no header: the filesystem maker takes none, and is
+/// told on its command line to make it root's with mode 0755.
 pub fn write_tree(tree: &Tree, out: &mut impl Write) -> Result<Bodies, ConvertError> {
     let mut bodies = BTreeMap::new();
-    write_header(out, b"./", EntryType::Directory, &tree.node(ROOT).meta, Extra::default())?;
     // Folders still to be listed; deep trees must not need a deep stack.
     let mut todo: Vec<(Id, Vec<u8>)> = vec![(ROOT, Vec::new())];
     while let Some((dir, prefix)) = todo.pop() {
