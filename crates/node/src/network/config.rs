@@ -185,3 +185,86 @@ fn default_uplink(prefix: &str) -> Ipv4Net {
     let base = u32::from(Ipv4Addr::new(100, 96, 0, 0));
     Ipv4Net::new_assert(Ipv4Addr::from(base + (index << 12)), 20)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn config() -> NetworkConfig {
+        NetworkConfig::new("/run/test", "aether")
+    }
+
+    #[test]
+    fn every_slot_has_its_own_valid_names_and_addresses() {
+        let mut cfg = NetworkConfig::new("/run/test", "abcdefghi");
+        cfg.slots = MAX_SLOTS;
+        cfg.uplink_net = "100.64.0.0/15".parse().expect("net");
+        cfg.ipv6_prefix = Some("2001:db8::/112".parse().expect("net"));
+        cfg.validate().expect("the widest is valid");
+        let (mut names, mut addresses) = (BTreeSet::new(), BTreeSet::new());
+        for slot in 0..MAX_SLOTS {
+            let name = cfg.name(slot);
+            assert!(name.len() <= 15, "{name} is no interface name");
+            assert_eq!(cfg.slot_of(&name), Some(slot));
+            assert!(names.insert(name));
+            let (host, inner) = cfg.link_addresses(slot);
+            let outer = cfg.outer6(slot).expect("a prefix is set");
+            for a in [host, inner] {
+                assert!(cfg.uplink_net.contains(&a) && addresses.insert(IpNet::from(std::net::IpAddr::from(a))));
+            }
+            assert!(
+                cfg.ipv6_prefix.is_some_and(|p| p.contains(&outer))
+                    && addresses.insert(IpNet::from(std::net::IpAddr::from(outer)))
+            );
+        }
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_by_key() {
+        type Change = fn(&mut NetworkConfig);
+        let cases: [(&str, Change); 14] = [
+            ("prefix", |c| c.prefix = String::new()),
+            ("prefix", |c| c.prefix = "1abc".to_owned()),
+            ("prefix", |c| c.prefix = "a-b".to_owned()),
+            ("prefix", |c| c.prefix = "a*\" drop".to_owned()),
+            ("prefix", |c| c.prefix = "abcdefghij".to_owned()),
+            ("slots", |c| c.slots = 0),
+            ("slots", |c| c.slots = MAX_SLOTS + 1),
+            ("spare", |c| c.spare = 257),
+            ("uplink_net", |c| c.uplink_net = "100.96.0.0/24".parse().expect("net")),
+            ("uplink_net", |c| c.uplink_net = "10.0.0.0/8".parse().expect("net")),
+            ("ipv6_prefix", |c| c.ipv6_prefix = Some("2001:db8::/113".parse().expect("net"))),
+            ("allow", |c| c.allow = vec!["10.0.0.1/32".parse().expect("net"); 257]),
+            ("deny", |c| c.deny = vec!["10.0.0.1/32".parse().expect("net"); 257]),
+            ("mtu", |c| c.mtu = Some(600)),
+        ];
+        for (wanted, change) in cases {
+            let mut cfg = config();
+            change(&mut cfg);
+            match cfg.validate() {
+                Err(NetworkError::Config { key, .. }) => assert_eq!(key, wanted),
+                other => panic!("{wanted}: {other:?}"),
+            }
+        }
+        config().validate().expect("the default is valid");
+    }
+
+    proptest! {
+        #[test]
+        fn foreign_names_are_nobodys(name in "[a-z0-9-]{0,16}") {
+            let cfg = config();
+            if let Some(slot) = cfg.slot_of(&name) {
+                prop_assert_eq!(cfg.name(slot), name);
+            }
+        }
+
+        #[test]
+        fn default_carves_are_valid(prefix in "[a-z][a-z0-9]{0,8}") {
+            let cfg = NetworkConfig::new("/run/test", prefix.clone());
+            prop_assert!(cfg.validate().is_ok());
+            prop_assert_eq!(cfg.uplink_net, NetworkConfig::new("/", prefix).uplink_net);
+        }
+    }
+}

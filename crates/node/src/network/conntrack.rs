@@ -2,7 +2,9 @@
 //! allowed before. One nfnetlink request each; the kernel does the choosing.
 
 use super::NetworkError;
-use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto, socket};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto, socket,
+};
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
@@ -65,12 +67,7 @@ fn exchange(family: i32, body: &[u8]) -> Result<(), nix::Error> {
     message.extend([u8::try_from(family).unwrap_or(0), 0, 0, 0]);
     message.extend(body);
 
-    let fd = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkNetFilter,
-    )?;
+    let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)?;
     bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
     sendto(fd.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
     let mut answer = [0u8; 1024];

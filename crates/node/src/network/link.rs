@@ -165,8 +165,7 @@ pub(crate) async fn make_pair(handle: &Handle, name: &str, ns: BorrowedFd<'_>, p
     set_up(handle, i, name).await?;
     if let Some(outer) = plan.outer6 {
         add_address6(handle, i, HOST6, 64).await.map_err(NetworkError::netlink(doing()))?;
-        let route =
-            RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(outer, 128).output_interface(i).build();
+        let route = RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(outer, 128).output_interface(i).build();
         handle.route().add(route).replace().execute().await.map_err(NetworkError::netlink(doing()))?;
     }
     Ok(())
@@ -178,7 +177,12 @@ pub(crate) async fn furnish_tap(handle: &Handle, mtu: u32, v6: bool) -> Result<(
     let i = index(handle, TAP).await?;
     let set = LinkUnspec::new_with_index(i).address(GATEWAY_MAC.to_vec()).mtu(mtu).build();
     handle.link().set(set).execute().await.map_err(NetworkError::netlink(doing()))?;
-    handle.address().add(i, GATEWAY.into(), GUEST_PREFIX_LEN).execute().await.map_err(NetworkError::netlink(doing()))?;
+    handle
+        .address()
+        .add(i, GATEWAY.into(), GUEST_PREFIX_LEN)
+        .execute()
+        .await
+        .map_err(NetworkError::netlink(doing()))?;
     set_up(handle, i, TAP).await?;
     neighbour(handle, i, GUEST.into()).await?;
     if v6 {

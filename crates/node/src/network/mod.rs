@@ -2,11 +2,11 @@
 //! advance and named by number.
 
 mod config;
-mod error;
-mod host;
 mod conntrack;
 mod deny;
 mod dns;
+mod error;
+mod host;
 mod link;
 mod netns;
 mod nft;

@@ -33,12 +33,7 @@ pub(crate) async fn create<T: Send + 'static>(
 ) -> Result<T, NetworkError> {
     on_thread(move || {
         let doing = || format!("make namespace {}", path.display());
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(NetworkError::io(doing()))?;
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(NetworkError::io(doing()))?;
         unshare(CloneFlags::CLONE_NEWNET).map_err(|e| NetworkError::io(doing())(e.into()))?;
         mount(Some("/proc/thread-self/ns/net"), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
             .map_err(|e| NetworkError::io(doing())(e.into()))?;

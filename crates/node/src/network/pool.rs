@@ -117,7 +117,7 @@ struct Inner {
     /// Spare slots, as `claim` and `release` leave them; wakes nobody.
     ready: Mutex<BTreeSet<u32>>,
     /// Wakes the filler.
-    wanted: Notify,
+    wanted: Arc<Notify>,
     closed: CancellationToken,
     netlink: tokio::task::JoinHandle<()>,
     lock: Mutex<Option<Lock>>,
@@ -137,6 +137,8 @@ impl NetworkPool {
     pub async fn open(cfg: NetworkConfig) -> Result<Self> {
         cfg.validate()?;
         let lock = host::lock_prefix(&cfg).await?;
+        // Others go through the folder above to the daemon's socket; in here nobody has business.
+        std::fs::create_dir_all(&cfg.run_dir).map_err(NetworkError::io(format!("make {}", cfg.run_dir.display())))?;
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -157,12 +159,12 @@ impl NetworkPool {
             resolver,
             slots: Mutex::default(),
             ready: Mutex::default(),
-            wanted: Notify::new(),
+            wanted: Arc::new(Notify::new()),
             closed: CancellationToken::new(),
             netlink,
             lock: Mutex::new(Some(lock)),
         });
-        tokio::spawn(fill(Arc::downgrade(&inner), inner.closed.clone()));
+        tokio::spawn(fill(Arc::downgrade(&inner), inner.wanted.clone(), inner.closed.clone()));
         inner.wanted.notify_one();
         Ok(Self { inner })
     }
@@ -208,7 +210,8 @@ impl NetworkPool {
                 Slot::Absent if !inner.floor.exists(slot) => return Ok(false),
                 Slot::Absent => {}
             }
-            inner.floor.apply(slot, policy).await?;
+            // Flows go on: the rules judge each packet that leaves anew.
+            inner.floor.load(slot, policy, false).await?;
             let (_, sockets) = inner.floor.enter(slot, false, has_dns(policy)).await?;
             *state = Slot::Claimed { base: SlotCounters::default(), dns: inner.serve(sockets)? };
             Ok(true)
@@ -262,7 +265,10 @@ impl NetworkPool {
                     _ => Ok(Vec::new()),
                 }
             });
-            removed.extend(found.await?);
+            match found.await {
+                Ok(names) => removed.extend(names),
+                Err(e) => tracing::warn!(slot, error = %e, "a slot without an owner could not be removed"),
+            }
         }
         self.inner.wanted.notify_one();
         Ok(removed)
@@ -276,7 +282,7 @@ impl NetworkPool {
             if let Some(old) = dns.take() {
                 old.stop().await;
             }
-            inner.floor.apply(slot, policy).await?;
+            inner.floor.load(slot, policy, true).await?;
             let (_, sockets) = inner.floor.enter(slot, false, has_dns(policy)).await?;
             *dns = inner.serve(sockets)?;
             Ok(())
@@ -377,7 +383,7 @@ impl Inner {
 
     async fn take(&self, slot: u32, policy: NetworkPolicy) -> Result<(OwnedFd, Slot)> {
         if policy != NetworkPolicy::Public {
-            self.floor.apply(slot, policy).await?;
+            self.floor.load(slot, policy, true).await?;
         }
         let (tap, sockets) = self.floor.enter(slot, true, has_dns(policy)).await?;
         let tap = tap.ok_or(NetworkError::TapBusy { slot })?;
@@ -441,18 +447,18 @@ fn has_dns(policy: NetworkPolicy) -> bool {
     policy == NetworkPolicy::Public
 }
 
-/// Keeps spare slots; ends with the pool.
-async fn fill(pool: Weak<Inner>, closed: CancellationToken) {
+/// Keeps spare slots; ends with the pool, which it must not keep alive while
+/// it waits.
+async fn fill(pool: Weak<Inner>, wanted: Arc<Notify>, closed: CancellationToken) {
     let mut pause = FIRST_PAUSE;
     while !closed.is_cancelled() {
         let Some(inner) = pool.upgrade() else { return };
         match inner.fill_one().await {
             Ok(true) => pause = FIRST_PAUSE,
             Ok(false) => {
-                let woken = inner.clone();
                 drop(inner);
                 tokio::select! {
-                    () = woken.wanted.notified() => {}
+                    () = wanted.notified() => {}
                     () = closed.cancelled() => return,
                 }
             }

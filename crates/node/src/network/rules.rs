@@ -292,3 +292,76 @@ fn set(out: &mut String, name: &str, kind: &str, nets: &[impl std::fmt::Display]
 fn mac(m: [u8; 6]) -> String {
     m.map(|b| format!("{b:02x}")).join(":")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain() -> NetworkConfig {
+        NetworkConfig::new("/run/test", "aether")
+    }
+
+    fn full() -> NetworkConfig {
+        let mut cfg = plain();
+        cfg.ipv6_prefix = Some("2001:db8:5::/64".parse().expect("net"));
+        cfg.allow = vec!["10.9.0.0/16".parse().expect("net"), "fd00:1::/32".parse().expect("net")];
+        cfg
+    }
+
+    /// The texts as an operator reads them; renewed by running this test with
+    /// AETHER_RENEW_SNAPSHOTS=1.
+    fn same(name: &str, text: &str, kept: &str) {
+        assert!(text == kept, "{name} differs from its snapshot; it is now:\n{text}");
+    }
+
+    #[test]
+    fn rules_are_as_reviewed() {
+        for (cfg, suffix, kept) in [
+            (
+                plain(),
+                "plain",
+                [
+                    include_str!("snapshots/host-plain.nft"),
+                    include_str!("snapshots/public-plain.nft"),
+                    include_str!("snapshots/none-plain.nft"),
+                ],
+            ),
+            (
+                full(),
+                "full",
+                [
+                    include_str!("snapshots/host-full.nft"),
+                    include_str!("snapshots/public-full.nft"),
+                    include_str!("snapshots/none-full.nft"),
+                ],
+            ),
+        ] {
+            let lists = Lists::new(&cfg);
+            let texts = [
+                ("host", host_rules(&cfg, &lists, false)),
+                ("public", slot_rules(&cfg, &lists, NetworkPolicy::Public)),
+                ("none", slot_rules(&cfg, &lists, NetworkPolicy::None)),
+            ];
+            for ((name, text), kept) in texts.iter().zip(kept) {
+                if std::env::var_os("AETHER_RENEW_SNAPSHOTS").is_some() {
+                    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/network/snapshots");
+                    std::fs::write(dir.join(format!("{name}-{suffix}.nft")), text).expect("write the snapshot");
+                    continue;
+                }
+                same(&format!("{name}-{suffix}"), text, kept);
+            }
+        }
+    }
+
+    #[test]
+    fn the_number_of_slots_changes_no_rule() {
+        let (mut one, mut many) = (plain(), plain());
+        (one.slots, one.spare, many.slots) = (1, 1, 2000);
+        let lists = Lists::new(&one);
+        assert_eq!(host_rules(&one, &lists, true), host_rules(&many, &Lists::new(&many), true));
+        assert_eq!(
+            slot_rules(&one, &lists, NetworkPolicy::Public),
+            slot_rules(&many, &Lists::new(&many), NetworkPolicy::Public)
+        );
+    }
+}

@@ -118,20 +118,22 @@ impl Floor {
         self.flush_host(slot).await
     }
 
-    /// Loads the rules and cuts what was flowing.
-    pub(crate) async fn apply(&self, slot: u32, policy: NetworkPolicy) -> Result<()> {
+    /// Loads the rules and, with `cut`, ends what was flowing.
+    pub(crate) async fn load(&self, slot: u32, policy: NetworkPolicy, cut: bool) -> Result<()> {
         let plan = self.plan(slot);
         let rules = self.rules(policy);
         netns::inside(self.cfg.netns_path(slot), move || {
             nft::load("a slot's rules", &rules)?;
-            conntrack::flush_all()?;
+            if cut {
+                conntrack::flush_all()?;
+            }
             link::block_on(async |handle| match policy {
                 NetworkPolicy::None => link::shut_uplink(handle).await,
                 NetworkPolicy::Public => link::open_uplink(handle, plan).await,
             })
         })
         .await?;
-        self.flush_host(slot).await
+        if cut { self.flush_host(slot).await } else { Ok(()) }
     }
 
     async fn flush_host(&self, slot: u32) -> Result<()> {
@@ -146,7 +148,12 @@ impl Floor {
 
     /// Attaches to the tap and, where the policy has a resolver, opens its
     /// sockets: one visit to the namespace.
-    pub(crate) async fn enter(&self, slot: u32, with_tap: bool, dns: bool) -> Result<(Option<OwnedFd>, Option<DnsSockets>)> {
+    pub(crate) async fn enter(
+        &self,
+        slot: u32,
+        with_tap: bool,
+        dns: bool,
+    ) -> Result<(Option<OwnedFd>, Option<DnsSockets>)> {
         netns::inside(self.cfg.netns_path(slot), move || {
             let tap = with_tap.then(|| tap::attach(slot)).transpose()?;
             Ok((tap, dns.then(dns_sockets).transpose()?))
@@ -222,7 +229,7 @@ fn dns_sockets() -> Result<DnsSockets> {
 }
 
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| {
-        Err(NetworkError::Io { doing: "work".to_owned(), source: std::io::Error::other(e) })
-    })
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|e| Err(NetworkError::Io { doing: "work".to_owned(), source: std::io::Error::other(e) }))
 }

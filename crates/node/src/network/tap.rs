@@ -41,8 +41,7 @@ pub(crate) fn attach(slot: u32) -> Result<OwnedFd, NetworkError> {
 #[allow(unsafe_code, reason = "the tun driver is spoken to by ioctl")]
 fn attach_to(name: &str) -> std::io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
-    let mut request =
-        IfReq { name: [0; libc::IFNAMSIZ], flags: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, rest: [0; 22] };
+    let mut request = IfReq { name: [0; libc::IFNAMSIZ], flags: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, rest: [0; 22] };
     for (to, from) in request.name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
         *to = from.cast_signed();
     }

@@ -1,4 +1,6 @@
 //! The node's parts against the real kernel. Run as root.
 
 mod images;
+mod engine;
 mod jail;
+mod network;

@@ -42,7 +42,9 @@ fn answer(packet: &[u8], tcp: bool) -> Option<Vec<u8>> {
         Some(_) if name == "big.test." && !tcp => drop(out.set_truncated(true)),
         Some(list) => {
             let copies = if name == "big.test." { 60 } else { 1 };
-            for (i, ip) in list.into_iter().cycle().take(copies.max(3)).enumerate().take_while(|(i, _)| copies > 1 || *i < 3) {
+            for (i, ip) in
+                list.into_iter().cycle().take(copies.max(3)).enumerate().take_while(|(i, _)| copies > 1 || *i < 3)
+            {
                 let data = match ip {
                     IpAddr::V4(a) => RData::A(a.into()),
                     IpAddr::V6(a) => RData::AAAA(a.into()),

@@ -147,14 +147,12 @@ fn spoofed_fragmented_and_odd_packets_are_dropped() {
 }
 
 fn frame6(guest: &Guest, source: Ipv6Addr) -> Vec<u8> {
-    let mut out = Vec::new();
-    out.extend(GATEWAY_MAC);
-    out.extend(guest.net.mac);
-    out.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 8, 17, 64]);
-    out.extend(source.octets());
-    out.extend("2001:db8:77::10".parse::<Ipv6Addr>().expect("address").octets());
-    out.extend([0x9c, 0x40, 0x1b, 0x58, 0, 8, 0xff, 0xff]);
-    out
+    let target: Ipv6Addr = "2001:db8:77::10".parse().expect("address");
+    let mut udp = vec![0x9c, 0x40, 0x1b, 0x58, 0, 8, 0, 0];
+    let pseudo = [source.octets().as_slice(), &target.octets(), &[0, 0, 0, 8, 0, 0, 0, 17], &udp].concat();
+    udp[6..8].copy_from_slice(&checksum(&pseudo).to_be_bytes());
+    let head = [0x86, 0xdd, 0x60, 0, 0, 0, 0, 8, 17, 64];
+    [&GATEWAY_MAC, &guest.net.mac, head.as_slice(), &source.octets(), &target.octets(), &udp].concat()
 }
 
 #[test]

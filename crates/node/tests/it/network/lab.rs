@@ -176,9 +176,12 @@ impl Lab {
         run("ip", "link set docker0 up");
         run("ip", "addr add 203.0.113.99/32 dev lo");
         run("ip", "-6 addr add 2001:db8:99::99/128 dev lo nodad");
-        for (address, family) in DENIED.iter().chain([&PERMITTED]).map(|a| (a, "-4")).chain(
-            DENIED6.iter().chain([&PERMITTED6]).map(|a| (a, "-6")),
-        ) {
+        for (address, family) in DENIED
+            .iter()
+            .chain([&PERMITTED])
+            .map(|a| (a, "-4"))
+            .chain(DENIED6.iter().chain([&PERMITTED6]).map(|a| (a, "-6")))
+        {
             let (len, nodad, via) =
                 if family == "-6" { (128, " nodad", "2001:db8:1::2") } else { (32, "", "198.51.100.2") };
             world.ip(&format!("{family} addr add {address}/{len} dev lo{nodad}"));
@@ -280,8 +283,7 @@ impl Guest {
 
     pub(super) fn assert_denied(&self, addresses: &[&str]) {
         std::thread::scope(|scope| {
-            let probes: Vec<_> =
-                addresses.iter().map(|a| (a, scope.spawn(move || self.reaches(a, IN_VAIN)))).collect();
+            let probes: Vec<_> = addresses.iter().map(|a| (a, scope.spawn(move || self.reaches(a, IN_VAIN)))).collect();
             for (address, probe) in probes {
                 assert_eq!(probe.join().expect("probe"), [""; 0], "{address} must not be reachable");
             }

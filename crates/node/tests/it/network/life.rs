@@ -4,6 +4,8 @@ use super::lab::{self, PERMITTED, in_lab, run};
 use aether_core::spec::NetworkPolicy::{None as Nothing, Public};
 use aether_node::network::{NetworkError, NetworkPool};
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -67,7 +69,10 @@ fn twenty_claims_and_releases_leave_the_host_as_it_was() {
         until("spares", || pool.ready_slots().len() == 3).await;
         pool.sweep(&BTreeSet::new()).await.expect("sweep");
         let after = host(lab.dir.path());
-        assert_eq!((after.links.len(), after.mounts, after.files), (with_spares.links.len(), with_spares.mounts, with_spares.files));
+        assert_eq!(
+            (after.links.len(), after.mounts, after.files),
+            (with_spares.links.len(), with_spares.mounts, with_spares.files)
+        );
         let mut taken = Vec::new();
         for slot in 100..120 {
             taken.push(pool.claim(slot, Public).await.expect("claim"));
@@ -80,7 +85,7 @@ fn twenty_claims_and_releases_leave_the_host_as_it_was() {
         pool.close().await.expect("close");
         assert_eq!(host(lab.dir.path()), before);
         // And the comparison would see a leak.
-        run("ip", "link add tleak-5 type dummy_or_veth".replace("dummy_or_veth", "veth peer name x").as_str());
+        run("ip", "link add tleak-5 type veth peer name x");
         assert_ne!(host(lab.dir.path()), before);
     });
 }
@@ -105,6 +110,7 @@ fn orphans_are_swept_and_the_living_and_the_foreign_are_not() {
         bind("tswp-10");
         bind_again(&dir.join("tswp-10"));
         bind("tswp-300");
+        std::fs::write(dir.join("tswp-11"), "").expect("write");
         // Names that only look like ours.
         for name in ["tswp-", "tswp-007", "tswp-x", "tswpx-7", "tsw-7"] {
             std::fs::write(dir.join(name), "").expect("write");
@@ -112,10 +118,14 @@ fn orphans_are_swept_and_the_living_and_the_foreign_are_not() {
         run("nft", "delete table inet tswp");
 
         let removed = pool.sweep(&BTreeSet::from([8])).await.expect("sweep");
-        for what in ["namespace tswp-7", "interface tswp-9", "mount tswp-10", "namespace tswp-300"] {
+        for what in ["namespace tswp-7", "interface tswp-9", "mount tswp-10", "namespace tswp-300", "namespace tswp-11"]
+        {
             assert!(removed.iter().any(|r| r == what), "{what} is missing in {removed:?}");
         }
-        assert!(removed.iter().all(|r| ["7", "9", "10", "300"].iter().any(|n| r.ends_with(&format!("tswp-{n}")))), "{removed:?}");
+        assert!(
+            removed.iter().all(|r| ["7", "9", "10", "11", "300"].iter().any(|n| r.ends_with(&format!("tswp-{n}")))),
+            "{removed:?}"
+        );
         assert!(dir.join("tswp-8").exists(), "what lives is spared");
         for name in ["tswp-", "tswp-007", "tswp-x", "tswpx-7", "tsw-7"] {
             assert!(dir.join(name).exists(), "{name} is not ours");
@@ -154,14 +164,24 @@ fn a_sandbox_outlives_the_daemon_and_is_adopted() {
         until("spares", || pool.ready_slots().len() == 2).await;
         let second = NetworkPool::open(cfg.clone()).await;
         assert!(matches!(second, Err(NetworkError::PrefixTaken { .. })), "{second:?}");
+        let at = SocketAddr::new(PERMITTED.parse().expect("address"), lab::PORT);
+        let mut flow = guest.ns.run(move || TcpStream::connect_timeout(&at, Duration::from_secs(15))).expect("connect");
+        flow.set_read_timeout(Some(Duration::from_secs(15))).expect("timeout");
+        let mut speak = move || {
+            let mut answer = [0; 4];
+            flow.write_all(b"live").and_then(|()| flow.read_exact(&mut answer)).expect("the flow lives");
+        };
+        speak();
         // As if killed: nothing is undone.
         drop(pool);
+        speak();
         guest.assert_reaches(PERMITTED);
 
         let pool = NetworkPool::open(cfg).await.expect("open again");
         assert!(pool.adopt(5, Public).await.expect("adopt"));
         assert!(pool.adopt(6, Nothing).await.expect("adopt"));
         assert!(!pool.adopt(77, Public).await.expect("adopt"), "there is none");
+        speak();
         let removed = pool.sweep(&BTreeSet::from([5, 6])).await.expect("sweep");
         assert!(!removed.iter().any(|r| r.ends_with("-5") || r.ends_with("-6")), "{removed:?}");
         guest.assert_reaches(PERMITTED);
@@ -179,6 +199,8 @@ fn a_sandbox_outlives_the_daemon_and_is_adopted() {
         pool.release(5).await.expect("release");
         pool.release(6).await.expect("release");
         pool.close().await.expect("close");
+        let forward = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").expect("read");
+        assert_eq!(forward, "0\n", "as the first daemon found it");
     });
 }
 
@@ -189,7 +211,10 @@ fn wrong_calls_get_clear_errors_and_callers_may_give_up() {
         let mut clash = cfg.clone();
         clash.uplink_net = "198.51.100.0/23".parse().expect("net");
         let refused = NetworkPool::open(clash).await;
-        assert!(matches!(&refused, Err(NetworkError::UplinkTaken { interface, .. }) if interface == "w0"), "{refused:?}");
+        assert!(
+            matches!(&refused, Err(NetworkError::UplinkTaken { interface, .. }) if interface == "w0"),
+            "{refused:?}"
+        );
 
         let pool = NetworkPool::open(cfg).await.expect("open");
         assert!(matches!(pool.claim(256, Public).await, Err(NetworkError::NoSuchSlot { slot: 256, slots: 256 })));
@@ -245,7 +270,8 @@ fn timings() {
             eprintln!("claim of a slot not made: {:?}", start.elapsed());
             drop(held);
             pool.release(200).await.expect("release");
-            until("slot 0", || pool.ready_slots().contains(&0) || !lab::run("ip", "-o link").contains("ttime-0:")).await;
+            until("slot 0", || pool.ready_slots().contains(&0) || !lab::run("ip", "-o link").contains("ttime-0:"))
+                .await;
             if !pool.ready_slots().contains(&0) {
                 drop(pool.claim(0, Public).await.expect("claim"));
                 let lowest = pool.ready_slots()[0];

@@ -34,8 +34,7 @@ fn neither_the_gateway_nor_the_hosts_end_nor_another_sandbox_can_be_reached() {
         let pool = NetworkPool::open(cfg).await.expect("open");
         let guest = lab.guest(&pool, 0, Public).await;
         let neighbour = lab.guest(&pool, 1, Public).await;
-        let [own_host, own_inner, their_host, their_inner] =
-            [0, 1, 2, 3].map(|i| Ipv4Addr::from(base + i).to_string());
+        let [own_host, own_inner, their_host, their_inner] = [0, 1, 2, 3].map(|i| Ipv4Addr::from(base + i).to_string());
         let hits = Arc::new(AtomicU64::new(0));
         // Servers at all of these addresses, on the host, in both namespaces
         // and in the neighbour itself; each is alive where it lives.
@@ -151,7 +150,8 @@ fn a_port_that_the_host_forwards_elsewhere_stays_shut() {
         // by DNAT, to a server whose address is not denied.
         let publish = format!(
             "table ip published {{ chain pre {{ type nat hook prerouting priority dstnat; \
-             ip daddr 203.0.113.99 tcp dport 8000 dnat to {PERMITTED}:{PORT}; }}\n}}\n"
+             ip daddr 203.0.113.99 tcp dport 8000 dnat to {PERMITTED}:{PORT}; }}\n\
+             chain post {{ type nat hook postrouting priority srcnat; ct status dnat masquerade; }}\n}}\n"
         );
         let file = lab.dir.path().join("published.nft");
         std::fs::write(&file, publish).expect("write");
