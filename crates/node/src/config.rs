@@ -99,4 +99,9 @@ impl NodeConfig {
     pub(crate) fn disks_dir(&self) -> PathBuf {
         self.state_dir.join("disks")
     }
+
+    /// The last lines of agents that ended.
+    pub(crate) fn logs_dir(&self) -> PathBuf {
+        self.state_dir.join("logs")
+    }
 }

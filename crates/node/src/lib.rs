@@ -8,15 +8,21 @@
 //! Not here: what should be. The control plane says that; the node makes it
 //! true, journals before each side effect, and reports what is.
 
+mod admission;
 pub mod cgroup;
 pub mod channel;
 pub mod config;
+mod data;
 pub mod engine;
+pub mod failpoint;
 pub mod images;
 pub mod jail;
+pub mod journal;
 pub mod kernel;
 pub mod network;
 pub mod node;
+mod runtime;
+mod session;
 
 pub use aether_proto::pipe::pipe;
 pub use config::NodeConfig;

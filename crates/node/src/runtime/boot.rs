@@ -1,0 +1,345 @@
+//! From an assignment to a guest that is ready: named steps, each journaled
+//! before it is taken. Whatever an attempt leaves is freed by
+//! `Sandbox::free_run`, in reverse, by what the journal says.
+
+use super::failure::{self, BootEnd, Failure};
+use super::identity;
+use super::run::{Run, Signal};
+use super::sandbox::{Fault, Sandbox};
+use super::wish::{Env, Wish};
+use crate::admission::{DiskSpace, Place};
+use crate::channel::GuestClient;
+use crate::engine::{BootRequest, Disk, DiskFormat, Isolation};
+use crate::failpoint::fail_point;
+use crate::images::{ImageRecord, Progress, PullSpec};
+use crate::journal::{DiskRecord, HeldImage, Outcome, Step};
+use crate::network::ClaimedNet;
+use aether_core::api::failure as code;
+use aether_core::{Observed, TenantId};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+impl Sandbox {
+    pub(super) async fn boot(&mut self) -> Result<(), Fault> {
+        let wish = self.wish.borrow_and_update().clone();
+        let Some(env) = wish.env.clone() else { return Ok(()) };
+        self.row.generation = wish.assigned.generation;
+        self.row.observed = Observed::Creating;
+        self.row.outcome = Outcome::default();
+        (self.row.started_at, self.row.stopped_at) = (None, None);
+        (self.row.restarts, self.row.guest_event) = (0, 0);
+        self.row.boot_id.clear();
+        self.main_ended = false;
+        self.row.step = Step::Image;
+        self.save().await?;
+        let ended = self.attempt(&wish, &env).await;
+        self.queue_position = 0;
+        match ended {
+            Ok(()) => Ok(()),
+            Err(BootEnd::Cancelled) => self.undo().await,
+            Err(BootEnd::Failed(failure)) => self.fail(failure).await,
+        }
+    }
+
+    /// Ends a run as failed: nothing stays but a disk that is whole.
+    pub(super) async fn fail(&mut self, failure: Failure) -> Result<(), Fault> {
+        tracing::info!(agent = %self.agent_id(), code = failure.code, message = %failure.message, "failed");
+        self.free_run().await?;
+        self.row.step = Step::Idle;
+        self.row.observed = Observed::Failed;
+        self.row.settled = self.row.generation;
+        self.row.stopped_at = Some(self.host.clock.now());
+        self.row.outcome.error_code = failure.code.to_owned();
+        self.row.outcome.error_message = failure.message.chars().take(1000).collect();
+        self.drop_unused_image();
+        self.save().await
+    }
+
+    async fn attempt(&mut self, wish: &Wish, env: &Env) -> Result<(), BootEnd> {
+        self.admit(wish)?;
+        let device = self.take_image(wish).await?;
+        fail_point!("boot.after_image");
+        let place = self.wait_for_turn().await?;
+        let net = self.take_slot(wish).await?;
+        fail_point!("boot.after_slot");
+        let disk = self.take_disk(wish).await?;
+        fail_point!("boot.after_disk");
+        self.start_vmm(wish, device, disk, &net).await?;
+        fail_point!("boot.after_vmm");
+        self.wait_for_guest().await?;
+        fail_point!("boot.after_guest");
+        self.give_identity(wish, env, &net).await?;
+        fail_point!("boot.after_identify");
+        drop(place);
+        Ok(())
+    }
+
+    /// What can be refused before anything is touched.
+    fn admit(&mut self, wish: &Wish) -> Result<(), BootEnd> {
+        let host = &self.host;
+        let isolation = host.engine.isolation();
+        let trusted = wish.assigned.tenant_id == TenantId::default_tenant();
+        if isolation == Isolation::VmEmulated && !trusted && !host.config.allow_emulation {
+            return Err(Failure::new(
+                code::ISOLATION_REFUSED,
+                "This node can only emulate machines, which is no security boundary. Place the agent on a node with \
+                 KVM, or let the operator set engine.allow_emulation.",
+            )
+            .into());
+        }
+        self.row.isolation = isolation.as_str().to_owned();
+        self.row.engine = host.engine.kind().to_owned();
+        let space = DiskSpace::of(&host.config.state_dir).map_err(|e| {
+            tracing::error!(error = %e, "the state folder's filesystem cannot be asked for its space");
+            Failure::new(code::NODE_ERROR, "The node cannot read its disk's free space.")
+        })?;
+        if !space.above_low_water(host.config.disk_reserve) {
+            return Err(Failure::new(
+                code::DISK_FULL,
+                "The node's disk is nearly full. Free space on it (images, stopped agents), then start the agent.",
+            )
+            .into());
+        }
+        let memory_mb = wish.assigned.spec.resources.with_defaults().memory_mb;
+        if !host.ledger.promise(&self.row.agent_id, memory_mb) {
+            return Err(Failure::new(
+                code::NO_CAPACITY,
+                format!("The node has {} MB of memory left, and the agent wants {memory_mb}.", host.ledger.free_mb()),
+            )
+            .into());
+        }
+        self.row.memory_mb = memory_mb;
+        Ok(())
+    }
+
+    /// The image's device, held for this agent.
+    async fn take_image(&mut self, wish: &Wish) -> Result<PathBuf, BootEnd> {
+        let (host, tenant) = (self.host.clone(), wish.assigned.tenant_id.clone());
+        // A disk lies over the image it was made on, whatever the name means now.
+        let fixed = self.row.image.clone().filter(|_| self.row.disk.as_ref().is_some_and(|d| d.made));
+        let held = match fixed {
+            Some(held) => held,
+            None => {
+                let mut unwanted = self.wish.clone();
+                let record = tokio::select! {
+                    record = find_image(&host, &tenant, wish) => record?,
+                    () = Sandbox::unwanted(&mut unwanted, &self.host) => return Err(BootEnd::Cancelled),
+                };
+                HeldImage { digest: record.digest, config: record.config }
+            }
+        };
+        // Journaled first: a hold without a row is swept, a row without a
+        // hold is held again.
+        self.row.image = Some(held.clone());
+        self.host.journal.put(&self.row).await?;
+        let agent = self.row.agent_id.clone();
+        let hold = tokio::task::spawn_blocking(move || host.images.hold(&tenant, &held.digest, &agent))
+            .await
+            .map_err(|_| BootEnd::Cancelled)??;
+        Ok(hold.device)
+    }
+
+    async fn wait_for_turn(&mut self) -> Result<Place, BootEnd> {
+        self.row.step = Step::Queued;
+        self.host.journal.put(&self.row).await?;
+        let mut place = self.host.queue.enter();
+        let mut unwanted = self.wish.clone();
+        loop {
+            let moved = tokio::select! {
+                moved = place.turn_or_move() => moved,
+                () = Sandbox::unwanted(&mut unwanted, &self.host) => return Err(BootEnd::Cancelled),
+            };
+            self.queue_position = moved.unwrap_or(0);
+            self.tell();
+            if moved.is_none() {
+                return Ok(place);
+            }
+        }
+    }
+
+    async fn take_slot(&mut self, wish: &Wish) -> Result<ClaimedNet, BootEnd> {
+        let ready = self.host.network.ready_slots();
+        let slot = self.host.slots.take(&ready).ok_or_else(|| {
+            Failure::new(code::NO_CAPACITY, format!("All {} slots of the node are taken.", self.host.config.slots))
+        })?;
+        self.row.slot = Some(slot);
+        self.row.step = Step::Slot;
+        if let Err(e) = self.host.journal.put(&self.row).await {
+            // Nothing was claimed yet, so nothing but the number is to be undone.
+            self.row.slot = None;
+            self.host.slots.free(slot);
+            return Err(e.into());
+        }
+        Ok(self.host.network.claim(slot, wish.assigned.spec.network).await?)
+    }
+
+    /// The agent's own disk from an earlier run, or a new one.
+    async fn take_disk(&mut self, wish: &Wish) -> Result<Disk, BootEnd> {
+        if let Some(disk) = self.row.usable_disk() {
+            return Ok(disk);
+        }
+        let path = self.host.config.disks_dir().join(format!("{}.disk", self.row.agent_id));
+        self.row.disk = Some(DiskRecord { path: path.clone(), made: false, encrypted: false });
+        self.row.step = Step::Disk;
+        self.host.journal.put(&self.row).await?;
+        super::end::remove_file(&path).map_err(|e| {
+            tracing::error!(error = %e, path = %path.display(), "a half-made disk cannot be removed");
+            Failure::new(code::NODE_ERROR, "The node could not make the agent's disk; its log says why.")
+        })?;
+        let disk_mb = wish.assigned.spec.resources.with_defaults().disk_mb;
+        let format = self.host.engine.make_disk(&path, disk_mb).await?;
+        let encrypted = match &format {
+            DiskFormat::Raw => false,
+            DiskFormat::Qcow2Luks { key } => {
+                self.row.secrets.disk_key = Some(key.clone());
+                true
+            }
+        };
+        self.row.disk = Some(DiskRecord { path: path.clone(), made: true, encrypted });
+        self.host.journal.put(&self.row).await?;
+        Ok(Disk { path, format })
+    }
+
+    async fn start_vmm(
+        &mut self,
+        wish: &Wish,
+        image_device: PathBuf,
+        disk: Disk,
+        net: &ClaimedNet,
+    ) -> Result<(), BootEnd> {
+        if !self.still_wanted() {
+            return Err(BootEnd::Cancelled);
+        }
+        let Some(slot) = self.row.slot else { return Err(BootEnd::Cancelled) };
+        let tap = match &net.tap {
+            Some(tap) => Some(tap.try_clone().map_err(|e| {
+                tracing::error!(error = %e, "the tap's descriptor cannot be passed on");
+                Failure::new(code::NODE_ERROR, "The node is out of file descriptors.")
+            })?),
+            None => None,
+        };
+        let resources = wish.assigned.spec.resources.with_defaults();
+        let token = identity::new_token(&*self.host.rng);
+        self.row.secrets.token = Some(token.clone());
+        self.row.step = Step::Vmm;
+        self.host.journal.put(&self.row).await?;
+        fail_point!("boot.before_vmm");
+        // Never dropped in the middle: what it starts would have no name yet.
+        let vmm = self
+            .host
+            .engine
+            .boot(BootRequest {
+                slot,
+                agent_id: self.row.agent_id.clone(),
+                vcpus: resources.cpu_count,
+                memory_mb: resources.memory_mb,
+                image_device,
+                disk,
+                tap,
+                mac: net.guest.mac,
+                token: token.clone(),
+            })
+            .await?;
+        fail_point!("boot.vmm_unjournaled");
+        self.row.vmm = Some(vmm.identity.clone());
+        self.row.step = Step::Guest;
+        let client = GuestClient::open(vmm.control_socket.clone(), vmm.data_socket.clone(), token);
+        self.run = Some(Run::new(&self.host, Arc::new(vmm), client));
+        self.host.journal.put(&self.row).await?;
+        Ok(())
+    }
+
+    async fn wait_for_guest(&mut self) -> Result<(), BootEnd> {
+        let limit = self.host.stretched(self.host.config.boot_timeout);
+        let mut unwanted = self.wish.clone();
+        let Some(run) = self.run.as_mut() else { return Err(BootEnd::Cancelled) };
+        let client = run.client.clone();
+        tokio::select! {
+            ready = client.wait_ready(limit) => {
+                ready.map_err(|e| failure::guest(&e, limit.as_secs()).into())
+            }
+            signal = run.next() => match signal {
+                Signal::Ended(exit) => {
+                    Err(failure::died(&exit, code::BOOT_FAILED, "The sandbox ended while booting").into())
+                }
+                // No other watcher runs yet.
+                Signal::Guest(_) | Signal::Healthy(_) => Err(BootEnd::Cancelled),
+            },
+            () = Sandbox::unwanted(&mut unwanted, &self.host) => Err(BootEnd::Cancelled),
+        }
+    }
+
+    async fn give_identity(&mut self, wish: &Wish, env: &Env, net: &ClaimedNet) -> Result<(), BootEnd> {
+        let host = self.host.clone();
+        let image = self.row.image.as_ref().map(|i| i.config.clone()).unwrap_or_default();
+        let token = identity::new_token(&*host.rng);
+        let request = identity::request(wish, env, &image, &net.guest, &token, (&*host.clock, &*host.rng))?;
+        if !self.still_wanted() {
+            return Err(BootEnd::Cancelled);
+        }
+        self.row.secrets.next_token = Some(token.clone());
+        self.row.step = Step::Identify;
+        host.journal.put(&self.row).await?;
+        fail_point!("boot.before_identify");
+        let Some(run) = self.run.as_mut() else { return Err(BootEnd::Cancelled) };
+        let client = run.client.clone();
+        let answer = tokio::select! {
+            answer = client.identify(request) => answer.map_err(|e| failure::guest(&e, 60))?,
+            signal = run.next() => return Err(match signal {
+                Signal::Ended(exit) => {
+                    failure::died(&exit, code::SANDBOX_DIED, "The sandbox ended while it was set up").into()
+                }
+                Signal::Guest(_) | Signal::Healthy(_) => BootEnd::Cancelled,
+            }),
+        };
+        fail_point!("boot.identified_unjournaled");
+        if !answer.main_error.is_empty() {
+            return Err(Failure::new(code::COMMAND_NOT_STARTED, answer.main_error).into());
+        }
+        self.row.boot_id = answer.boot_id;
+        self.row.secrets.token = Some(token);
+        self.row.secrets.next_token = None;
+        self.come_up().await
+    }
+
+    /// The guest is ready: the run is up from here on.
+    pub(super) async fn come_up(&mut self) -> Result<(), BootEnd> {
+        self.row.step = Step::Up;
+        self.row.observed = Observed::Running;
+        self.row.started_at = Some(self.host.clock.now());
+        self.host.journal.put(&self.row).await?;
+        if let Some(run) = self.run.as_mut() {
+            run.watch_guest(&self.host, self.row.guest_event);
+        }
+        self.queue_position = 0;
+        self.tell();
+        tracing::info!(agent = %self.agent_id(), slot = ?self.row.slot, "running");
+        Ok(())
+    }
+
+    /// A hold without a disk over it serves nobody.
+    pub(super) fn drop_unused_image(&mut self) {
+        if self.row.disk.as_ref().is_some_and(|d| d.made) {
+            return;
+        }
+        if let Some(held) = self.row.image.take() {
+            self.host.images.release(&held.digest, &self.row.agent_id);
+        }
+    }
+}
+
+/// What is here, else what a registry has.
+async fn find_image(host: &super::Host, tenant: &TenantId, wish: &Wish) -> Result<ImageRecord, BootEnd> {
+    let assigned = &wish.assigned;
+    let wanted = if assigned.image_digest.is_empty() { &assigned.spec.image } else { &assigned.image_digest };
+    if let Some(record) = host.images.resolve(tenant, wanted).await? {
+        return Ok(record);
+    }
+    if !assigned.image_digest.is_empty()
+        && let Some(record) = host.images.resolve(tenant, &assigned.spec.image).await?
+    {
+        return Ok(record);
+    }
+    let spec = PullSpec::parse(&assigned.spec.image)?;
+    Ok(host.images.pull(tenant, spec, Progress::none()).await?)
+}

@@ -1,0 +1,207 @@
+//! How a run ends: stopped, dead, undone or erased. Each ends in `free_run`,
+//! which may be repeated at any point, and which gives a slot back only once
+//! the process that had it is gone.
+
+use super::failure;
+use super::policy::StopReason;
+use super::run::Signal;
+use super::sandbox::{Fault, Sandbox};
+use crate::engine::VmmExit;
+use crate::failpoint::fail_point;
+use crate::journal::Step;
+use aether_core::api::failure as code;
+use aether_core::{Desired, Observed};
+use std::path::Path;
+use std::time::Duration;
+
+/// Beyond the grace: for the guest to sync and power off.
+const POWER_OFF: Duration = Duration::from_secs(2);
+
+impl Sandbox {
+    /// Asks the guest to end, then kills. The disk stays.
+    pub(super) async fn stop(&mut self, reason: StopReason) -> Result<(), Fault> {
+        let wish = self.wish.borrow_and_update().assigned.clone();
+        let grace = match reason {
+            StopReason::MainEnded => self.host.config.destroy_grace,
+            StopReason::Expired => self.host.config.stop_timeout,
+            StopReason::Asked if wish.force => Duration::ZERO,
+            StopReason::Asked if wish.stop_timeout_ms > 0 => Duration::from_millis(wish.stop_timeout_ms),
+            StopReason::Asked => self.host.config.stop_timeout,
+        };
+        tracing::info!(agent = %self.agent_id(), ?reason, grace_ms = grace.as_millis(), "stopping");
+        self.keep_logs().await;
+        self.row.generation = self.row.generation.max(wish.generation);
+        self.row.step = Step::Stopping;
+        self.row.observed = Observed::Stopping;
+        self.save().await?;
+        self.end_guest(grace, true).await;
+        self.free_run().await?;
+        let out_of_memory = self.row.outcome.error_code == code::OUT_OF_MEMORY;
+        self.rest_as(if out_of_memory { Observed::Failed } else { Observed::Stopped }).await
+    }
+
+    /// The VMM ended unasked, or while it was being stopped.
+    pub(super) async fn take_in_death(&mut self) -> Result<(), Fault> {
+        let exit = self.died.clone().unwrap_or_default();
+        if self.row.step == Step::Stopping {
+            // It was told to end, by us or by an earlier process.
+            self.free_run().await?;
+            return self.rest_as(Observed::Stopped).await;
+        }
+        let wanted = self.wish.borrow_and_update().assigned.generation;
+        self.row.generation = self.row.generation.max(wanted);
+        let failure = failure::died(&exit, code::SANDBOX_DIED, "The sandbox ended unexpectedly");
+        self.fail(failure).await
+    }
+
+    async fn rest_as(&mut self, observed: Observed) -> Result<(), Fault> {
+        self.row.step = Step::Idle;
+        self.row.observed = observed;
+        self.row.settled = self.row.generation;
+        self.row.stopped_at = Some(self.host.clock.now());
+        self.main_ended = false;
+        self.save().await
+    }
+
+    /// Frees what an interrupted boot left. It is begun again if it is still
+    /// wanted: no user code ran.
+    pub(super) async fn undo(&mut self) -> Result<(), Fault> {
+        self.free_run().await?;
+        self.row.step = Step::Idle;
+        self.drop_unused_image();
+        self.host.journal.put(&self.row).await?;
+        Ok(())
+    }
+
+    /// Ends and erases everything. Needs no slot, no image, no answer.
+    pub(super) async fn destroy(&mut self) -> Result<(), Fault> {
+        let wanted = self.wish.borrow_and_update().assigned.generation;
+        self.row.generation = self.row.generation.max(wanted);
+        let told_guest = matches!(self.row.step, Step::Up | Step::Stopping);
+        self.row.step = Step::Erasing;
+        if matches!(self.row.observed, Observed::Creating | Observed::Running) {
+            self.row.observed = Observed::Stopping;
+        }
+        self.save().await?;
+        let grace = if told_guest { self.host.config.destroy_grace } else { Duration::ZERO };
+        self.end_guest(grace, false).await;
+        self.free_run().await?;
+        fail_point!("destroy.after_free");
+        // Held or not: releasing is safe to repeat.
+        if let Some(held) = &self.row.image {
+            self.host.images.release(&held.digest, &self.row.agent_id);
+        }
+        if let Some(disk) = &self.row.disk {
+            remove_file(&disk.path).map_err(|source| Fault::Remove { what: "the agent's disk", source })?;
+        }
+        self.erase_logs().map_err(|source| Fault::Remove { what: "the agent's logs", source })?;
+        fail_point!("destroy.after_disk");
+        self.host.journal.bury(&self.row.agent_id, self.row.generation, self.host.clock.now()).await?;
+        tracing::info!(agent = %self.agent_id(), "gone");
+        self.host.reports.tell_gone(&self.row.agent_id, self.row.generation);
+        self.gone = true;
+        Ok(())
+    }
+
+    /// Lets the guest end by itself within `grace`; returns in any case. A
+    /// harder wish that comes meanwhile cuts it short.
+    async fn end_guest(&mut self, grace: Duration, may_harden: bool) {
+        if grace.is_zero() || self.died.is_some() {
+            return;
+        }
+        let Some(run) = self.run.as_mut() else { return };
+        let client = run.client.clone();
+        let shutdown = tokio::spawn(async move { client.shutdown(grace).await });
+        let mut shutdown = tokio_util::task::AbortOnDropHandle::new(shutdown);
+        let limit = tokio::time::sleep(grace + self.host.stretched(POWER_OFF).min(Duration::from_secs(3)));
+        tokio::pin!(limit);
+        let mut wish = self.wish.clone();
+        let mut answered = false;
+        loop {
+            let Some(run) = self.run.as_mut() else { return };
+            tokio::select! {
+                signal = run.next() => {
+                    if let Signal::Ended(exit) = signal {
+                        self.died = Some(exit);
+                        return;
+                    }
+                    if let Err(fault) = self.take_in(signal).await {
+                        tracing::warn!(error = %fault, "a guest event was not journaled");
+                    }
+                }
+                answer = &mut shutdown, if !answered => {
+                    answered = true;
+                    if let Ok(Ok(answer)) = answer
+                        && self.row.outcome.exit_code.is_none()
+                        && self.row.outcome.exit_signal.is_none()
+                    {
+                        self.row.outcome.exit_code = answer.main_exit_code;
+                        self.row.outcome.exit_signal = answer.main_signal.map(|s| s.chars().take(16).collect());
+                    }
+                }
+                () = harder(&mut wish), if may_harden => return,
+                () = &mut limit => return,
+            }
+        }
+    }
+
+    /// Gives back what a run holds on the host: first the process, then
+    /// what was its. Safe to repeat.
+    pub(super) async fn free_run(&mut self) -> Result<(), Fault> {
+        let engine = self.host.engine.clone();
+        fail_point!("end.before_kill");
+        if let Some(identity) = self.row.vmm.clone() {
+            let vmm = match &self.run {
+                Some(run) => Some(run.vmm.clone()),
+                None => engine.adopt(&identity).await?.map(std::sync::Arc::new),
+            };
+            if let Some(vmm) = vmm {
+                let exit: VmmExit = engine.kill(&vmm, self.host.config.kill_limit).await?;
+                tracing::debug!(agent = %self.agent_id(), ?exit, "the VMM is gone");
+            }
+        }
+        // Drops the channel and the watchers: their process is gone.
+        self.run = None;
+        self.died = None;
+        self.status.send_modify(|s| (s.client, s.vmm) = (None, None));
+        fail_point!("end.after_kill");
+        if let Some(slot) = self.row.slot {
+            // A process whose start was not journaled is found by its uid.
+            engine.reap(slot).await?;
+            fail_point!("end.after_clean");
+            self.host.network.release(slot).await?;
+            fail_point!("end.after_release");
+            self.row.slot = None;
+            self.row.vmm = None;
+            (self.row.secrets.token, self.row.secrets.next_token) = (None, None);
+            self.host.journal.put(&self.row).await?;
+            self.host.slots.free(slot);
+        }
+        self.host.ledger.release(&self.row.agent_id);
+        Ok(())
+    }
+}
+
+/// Returns when the wish turns to kill at once, or to erase.
+async fn harder(wish: &mut tokio::sync::watch::Receiver<super::wish::Wish>) {
+    loop {
+        {
+            let now = wish.borrow_and_update();
+            let forced = now.assigned.force && now.assigned.desired == Desired::Stopped;
+            if forced || now.assigned.desired == Desired::Gone {
+                return;
+            }
+        }
+        if wish.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// A file that is not there is removed.
+pub(super) fn remove_file(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
