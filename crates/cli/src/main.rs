@@ -11,6 +11,8 @@ mod completion;
 mod config;
 mod error;
 mod exec;
+#[cfg(test)]
+mod golden;
 mod output;
 mod tarball;
 mod values;
@@ -82,11 +84,7 @@ fn run(cli: Cli) -> Result<u8, CliError> {
     }
 }
 
-fn load(
-    global: &args::Global,
-    set: &SetArgs,
-    more: Vec<(String, String, String)>,
-) -> Result<config::Loaded, CliError> {
+fn load(global: &args::Global, set: &SetArgs, more: Vec<(String, String, String)>) -> Result<config::Loaded, CliError> {
     config::load(&config::Sources::of_process(global, set, more)?)
 }
 

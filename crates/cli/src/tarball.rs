@@ -31,9 +31,7 @@ pub(crate) fn single_body(file: PathBuf, name: String) -> Body {
     tar_body(move |builder| builder.append_path_with_name(&file, &name))
 }
 
-fn tar_body(
-    fill: impl FnOnce(&mut tar::Builder<&mut dyn Write>) -> std::io::Result<()> + Send + 'static,
-) -> Body {
+fn tar_body(fill: impl FnOnce(&mut tar::Builder<&mut dyn Write>) -> std::io::Result<()> + Send + 'static) -> Body {
     let (tx, rx) = mpsc::channel::<Piece>(QUEUE);
     tokio::task::spawn_blocking(move || {
         let mut sink = std::io::BufWriter::with_capacity(CHUNK, ChannelWriter(tx.clone()));

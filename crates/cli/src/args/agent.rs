@@ -95,7 +95,7 @@ pub(crate) enum Restart {
 
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// Only agents in this state (pending, creating, running, stopped, failed, lost, …)
+    /// Only agents in these states, separated by commas (pending, creating, running, stopped, failed, lost, …)
     #[arg(long)]
     pub(crate) status: Option<String>,
     /// Only agents with this label (repeatable)
@@ -181,6 +181,9 @@ pub(crate) struct LogsArgs {
     /// Only the last lines; `all` for all there are
     #[arg(long, short = 'n', default_value = "100", value_name = "LINES")]
     pub(crate) tail: String,
+    /// Begin each line with its time
+    #[arg(long, short = 't')]
+    pub(crate) timestamps: bool,
     /// Only lines since: a time (RFC 3339) or a duration back, as in 10m
     #[arg(long, value_name = "WHEN")]
     pub(crate) since: Option<String>,

@@ -143,3 +143,7 @@ pub(crate) enum Shell {
     #[value(name = "powershell", alias = "pwsh")]
     PowerShell,
 }
+
+#[cfg(test)]
+#[path = "docs_test.rs"]
+mod docs;

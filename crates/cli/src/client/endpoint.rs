@@ -197,7 +197,9 @@ mod tests {
 
     #[test]
     fn bad_addresses() {
-        for bad in ["", "unix://rel", "ftp://h", "http://", "http://h:99999", "http://h:", "http://u@h", "http://h/x", "h h"] {
+        for bad in
+            ["", "unix://rel", "ftp://h", "http://", "http://h:99999", "http://h:", "http://u@h", "http://h/x", "h h"]
+        {
             let e = Endpoint::parse(bad).expect_err(bad);
             assert!(e.render(false).contains("hint: "), "{bad}");
         }

@@ -83,8 +83,7 @@ impl Client {
 
     async fn exchange(&self, request: Request<Body>) -> Result<Response<Incoming>, CliError> {
         let io = TokioIo::new(self.endpoint.connect().await?);
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(io).await.map_err(|e| self.broken(&e))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(|e| self.broken(&e))?;
         tokio::spawn(connection.with_upgrades());
         sender.send_request(request).await.map_err(|e| self.broken(&e))
     }
@@ -144,8 +143,7 @@ async fn json<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, Cl
 
 async fn collect(body: Incoming, limit: usize) -> Result<Bytes, CliError> {
     let read = Limited::new(body, limit).collect().await;
-    read.map(http_body_util::Collected::to_bytes)
-        .map_err(|e| CliError::failed(format!("the answer broke off: {e}")))
+    read.map(http_body_util::Collected::to_bytes).map_err(|e| CliError::failed(format!("the answer broke off: {e}")))
 }
 
 /// The problem document of an answer, or the nearest thing to one.

@@ -18,11 +18,7 @@ const PER_PAGE: usize = 100;
 
 /// The document for `POST /v1/agents` from the flags, checked here so that a
 /// mistake is told before anything is pulled.
-pub(super) fn config_of(
-    image: String,
-    words: Vec<String>,
-    sandbox: &SandboxArgs,
-) -> Result<AgentConfig, CliError> {
+pub(super) fn config_of(image: String, words: Vec<String>, sandbox: &SandboxArgs) -> Result<AgentConfig, CliError> {
     let mut config = AgentConfig::for_image(image);
     config.name = sandbox.name.clone();
     let mut words = words.into_iter();
@@ -32,16 +28,13 @@ pub(super) fn config_of(
     config.user.clone_from(&sandbox.user);
     config.env = environment(&sandbox.env_file, &sandbox.env, |name| std::env::var(name).ok())?;
     config.labels = pairs("--label", &sandbox.label)?;
-    config.resources =
-        Resources { cpu_count: sandbox.cpu, memory_mb: sandbox.memory, disk_mb: sandbox.disk };
+    config.resources = Resources { cpu_count: sandbox.cpu, memory_mb: sandbox.memory, disk_mb: sandbox.disk };
     config.network = match sandbox.network {
         crate::args::Network::None => NetworkPolicy::None,
         crate::args::Network::Public => NetworkPolicy::Public,
     };
     config.ttl.clone_from(&sandbox.ttl);
-    config.clone().check().map_err(|errors| {
-        CliError::Problem(Box::new(aether_core::Problem::validation(errors)))
-    })?;
+    config.clone().check().map_err(|errors| CliError::Problem(Box::new(aether_core::Problem::validation(errors))))?;
     Ok(config)
 }
 
@@ -85,11 +78,8 @@ pub(super) async fn list(context: &Context, args: ListArgs) -> Result<u8, CliErr
         if wanted == 0 {
             break;
         }
-        let mut parameters = vec![
-            ("per_page", Some(wanted.to_string())),
-            ("cursor", cursor.take()),
-            ("status", args.status.clone()),
-        ];
+        let mut parameters =
+            vec![("per_page", Some(wanted.to_string())), ("cursor", cursor.take()), ("status", args.status.clone())];
         parameters.extend(args.label.iter().map(|l| ("label", Some(l.clone()))));
         parameters.extend(args.metadata.iter().map(|m| ("metadata", Some(m.clone()))));
         let page: Page<AgentInfo> = context.client.get(&format!("/v1/agents{}", query(&parameters))).await?;
@@ -150,17 +140,20 @@ pub(super) async fn stats(context: &Context, agents: &[String]) -> Result<u8, Cl
         return context.printer.structured(&all).map(|()| 0);
     }
     let header = ["AGENT", "CPU", "MEMORY", "DISK", "NET IN", "NET OUT", "PROCESSES"];
-    text(&table(&header, rows.iter().map(|(agent, s)| {
-        vec![
-            (*agent).clone(),
-            format!("{:.1} %", s.cpu_usage_percent),
-            format!("{} / {}", bytes(s.memory_usage_bytes), bytes(s.memory_total_bytes)),
-            format!("{} / {}", bytes(s.disk_usage_bytes), bytes(s.disk_total_bytes)),
-            bytes(s.network_rx_bytes),
-            bytes(s.network_tx_bytes),
-            s.processes.to_string(),
-        ]
-    })))?;
+    text(&table(
+        &header,
+        rows.iter().map(|(agent, s)| {
+            vec![
+                (*agent).clone(),
+                format!("{:.1} %", s.cpu_usage_percent),
+                format!("{} / {}", bytes(s.memory_usage_bytes), bytes(s.memory_total_bytes)),
+                format!("{} / {}", bytes(s.disk_usage_bytes), bytes(s.disk_total_bytes)),
+                bytes(s.network_rx_bytes),
+                bytes(s.network_tx_bytes),
+                s.processes.to_string(),
+            ]
+        }),
+    ))?;
     Ok(0)
 }
 

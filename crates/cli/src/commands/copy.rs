@@ -16,7 +16,10 @@ const TAR: &str = "application/x-tar";
 
 #[derive(Debug, PartialEq, Eq)]
 enum Place {
-    Agent { agent: String, path: String },
+    Agent {
+        agent: String,
+        path: String,
+    },
     Local(PathBuf),
     /// Standard input or output, as a tar stream.
     Stream,
@@ -32,7 +35,9 @@ fn place(text: &str) -> Result<Place, CliError> {
             if agent.is_empty() || path.is_empty() {
                 return Err(CliError::usage(format!("{text:?}: write AGENT:PATH")));
             }
-            Ok(Place::Agent { agent: agent.to_owned(), path: path.to_owned() })
+            // As with docker, a path without a slash begins at the root.
+            let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+            Ok(Place::Agent { agent: agent.to_owned(), path })
         }
         _ if text.is_empty() => Err(CliError::usage("a path is empty")),
         _ => Ok(Place::Local(PathBuf::from(text))),
@@ -83,7 +88,8 @@ async fn upload(
     use std::os::unix::fs::PermissionsExt;
     let cannot = |e: std::io::Error| CliError::failed(format!("cannot read {}: {e}", source.display()));
     let metadata = tokio::fs::metadata(source).await.map_err(cannot)?;
-    let exists_as_folder = path.ends_with('/') || is_remote_folder(context, agent, path, user.clone()).await?;
+    let exists_as_folder =
+        path.ends_with('/') || look(context, agent, path, user.clone()).await?.is_some_and(|r| r.folder);
     // `folder/.` means its content, as with cp and docker.
     let content_only = source.as_os_str().as_encoded_bytes().ends_with(b"/.") || source == Path::new(".");
     let target = if exists_as_folder && !content_only {
@@ -108,16 +114,23 @@ async fn upload(
     put(context, agent, &target, user, &headers, body, Some(mode)).await
 }
 
-async fn is_remote_folder(
-    context: &Context,
-    agent: &str,
-    path: &str,
-    user: Option<String>,
-) -> Result<bool, CliError> {
+/// What a path in the agent is; none where nothing is there.
+struct Remote {
+    folder: bool,
+    mode: Option<u32>,
+}
+
+async fn look(context: &Context, agent: &str, path: &str, user: Option<String>) -> Result<Option<Remote>, CliError> {
     let request = files_path(agent, path, user, None)?;
     match context.client.send(Method::HEAD, &request, &[], empty()).await {
-        Ok(response) => Ok(is_tar(&response)),
-        Err(e) if e.is_not_found() => Ok(false),
+        Ok(response) => {
+            let text = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok());
+            let mode = text("x-aether-file-mode").and_then(|m| u32::from_str_radix(m, 8).ok());
+            Ok(Some(Remote { folder: text("x-aether-file-kind") == Some("directory"), mode }))
+        }
+        Err(e) if e.is_not_found() => Ok(None),
+        // A HEAD has no body to say what is wrong; the request that follows has.
+        Err(CliError::Problem(_)) => Ok(None),
         Err(e) => Err(e),
     }
 }
@@ -129,8 +142,7 @@ fn is_tar(response: &Response<Incoming>) -> bool {
 
 fn base_name(path: &Path) -> Result<String, CliError> {
     let name = path.file_name().and_then(|n| n.to_str());
-    name.map(str::to_owned)
-        .ok_or_else(|| CliError::failed(format!("{} has no name to copy it under", path.display())))
+    name.map(str::to_owned).ok_or_else(|| CliError::failed(format!("{} has no name to copy it under", path.display())))
 }
 
 async fn download(
@@ -140,6 +152,7 @@ async fn download(
     user: Option<String>,
     target: PathBuf,
 ) -> Result<(), CliError> {
+    let remote = look(context, agent, path, user.clone()).await?;
     let request = files_path(agent, path, user, None)?;
     let response = context.client.send(Method::GET, &request, &[], empty()).await?;
     let into = target.is_dir();
@@ -151,7 +164,7 @@ async fn download(
         }
         return unpack(response.into_body(), target).await;
     }
-    save(response, &target).await
+    save(response, &target, remote.and_then(|r| r.mode)).await
 }
 
 /// The last name in a path inside the agent: a file name here, so checked.
@@ -167,7 +180,7 @@ fn remote_name(path: &str) -> Result<String, CliError> {
 
 /// Writes beside the target and renames, so that a broken copy never looks
 /// like a whole one. Devices and pipes are written as they are.
-async fn save(response: Response<Incoming>, target: &Path) -> Result<(), CliError> {
+async fn save(response: Response<Incoming>, target: &Path, mode: Option<u32>) -> Result<(), CliError> {
     use std::os::unix::fs::OpenOptionsExt;
     let cannot = |e: std::io::Error| CliError::failed(format!("cannot write {}: {e}", target.display()));
     let in_place = std::fs::metadata(target).is_ok_and(|m| !m.is_file());
@@ -177,8 +190,7 @@ async fn save(response: Response<Incoming>, target: &Path) -> Result<(), CliErro
         let name = base_name(target)?;
         target.with_file_name(format!(".{name}.aether-{}", std::process::id()))
     };
-    let mode = response.headers().get("x-aether-mode").and_then(|v| v.to_str().ok());
-    let mode = mode.and_then(|m| u32::from_str_radix(m, 8).ok()).unwrap_or(0o666) & 0o777;
+    let mode = mode.unwrap_or(0o666) & 0o777;
     let mut options = std::fs::OpenOptions::new();
     options.write(true).mode(mode);
     if !in_place {
@@ -209,12 +221,7 @@ async fn write_body(response: Response<Incoming>, mut file: tokio::fs::File) -> 
     file.flush().await.map_err(|e| CliError::failed(format!("cannot write: {e}")))
 }
 
-async fn download_stream(
-    context: &Context,
-    agent: &str,
-    path: &str,
-    user: Option<String>,
-) -> Result<(), CliError> {
+async fn download_stream(context: &Context, agent: &str, path: &str, user: Option<String>) -> Result<(), CliError> {
     use std::io::IsTerminal;
     if std::io::stdout().is_terminal() {
         return Err(CliError::usage("a tar stream does not belong on a terminal: redirect it"));
@@ -239,7 +246,7 @@ mod tests {
     fn places() {
         let agent = |a: &str, p: &str| Place::Agent { agent: a.into(), path: p.into() };
         assert_eq!(place("my-agent:/etc/hosts").expect("agent"), agent("my-agent", "/etc/hosts"));
-        assert_eq!(place("a:b:c").expect("agent"), agent("a", "b:c"));
+        assert_eq!(place("a:b:c").expect("agent"), agent("a", "/b:c"));
         assert_eq!(place("./a:b").expect("local"), Place::Local("./a:b".into()));
         assert_eq!(place("/a:b").expect("local"), Place::Local("/a:b".into()));
         assert_eq!(place("file").expect("local"), Place::Local("file".into()));

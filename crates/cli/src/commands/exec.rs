@@ -55,9 +55,9 @@ pub(super) fn report(context: &Context, agent: &str, ended: Ended) -> u8 {
         Ended::BrokenPipe => 0,
         Ended::Terminated(signal) => 128u8.saturating_add(u8::try_from(signal).unwrap_or(0)),
         Ended::Detached { exec_id } => {
-            context.printer.talk(&format!(
-                "\nDetached; it runs on. To come back: aether agent exec --attach {exec_id} {agent}"
-            ));
+            context
+                .printer
+                .talk(&format!("\nDetached; it runs on. To come back: aether agent exec --attach {exec_id} {agent}"));
             0
         }
     }

@@ -58,10 +58,8 @@ fn print_agent(context: &Context, asked: &str, info: &AgentInfo) -> Result<(), C
 pub(super) async fn wait(context: &Context, agents: &[String]) -> Result<u8, CliError> {
     each(context, agents, |agent| async move {
         let spinner = Spinner::start(context.printer, &format!("waiting until {agent} has stopped"));
-        let info = poll(context, &agent, &spinner, |a| {
-            matches!(a.status, Observed::Stopped | Observed::Failed)
-        })
-        .await?;
+        let info =
+            poll(context, &agent, &spinner, |a| matches!(a.status, Observed::Stopped | Observed::Failed)).await?;
         drop(spinner);
         if context.printer.format != OutputFormat::Table {
             return context.printer.structured(&info);
@@ -81,7 +79,8 @@ pub(super) async fn wait(context: &Context, agents: &[String]) -> Result<u8, Cli
 pub(super) async fn wait_until_running(context: &Context, agent: &str) -> Result<AgentInfo, CliError> {
     let spinner = Spinner::start(context.printer, "waiting for a node");
     let info = poll(context, agent, &spinner, |a| {
-        a.desired != Desired::Running || !matches!(a.status, Observed::Pending | Observed::Creating | Observed::Restoring)
+        a.desired != Desired::Running
+            || !matches!(a.status, Observed::Pending | Observed::Creating | Observed::Restoring)
     })
     .await?;
     match info.status {

@@ -11,19 +11,24 @@ use aether_core::time::parse_duration;
 use http::{Method, header};
 use http_body_util::BodyExt;
 
-/// More lines than a guest keeps.
-const ALL_LINES: u32 = u32::MAX;
+/// The most that the API gives; a guest keeps fewer.
+const ALL_LINES: u32 = 100_000;
 
 pub(super) async fn logs(context: &Context, args: LogsArgs) -> Result<u8, CliError> {
     let tail = match args.tail.as_str() {
         "all" => ALL_LINES,
-        number => number.parse().map_err(|_| CliError::usage("--tail: a number of lines, or `all`"))?,
+        number => number
+            .parse()
+            .ok()
+            .filter(|n| *n <= ALL_LINES)
+            .ok_or_else(|| CliError::usage(format!("--tail: a number of lines up to {ALL_LINES}, or `all`")))?,
     };
     let since = args.since.as_deref().map(|text| since(text, now())).transpose()?;
     let parameters = [
         ("tail", Some(tail.to_string())),
         ("since", since.map(|t| t.to_string())),
         ("follow", args.follow.then(|| "true".to_owned())),
+        ("timestamps", args.timestamps.then(|| "true".to_owned())),
     ];
     let path = agent_path(&args.agent, &format!("/logs{}", query(&parameters)))?;
     let response = context.client.send(Method::GET, &path, &[(header::ACCEPT, "text/plain")], empty()).await?;

@@ -58,6 +58,7 @@ pub(super) fn check(config: &Config) -> Result<Vec<String>, CliError> {
         ("database.max_open_conns", config.database.max_open_conns.into(), 1, 10_000),
         ("node.network_slots", node.network_slots.into(), 1, 4096),
         ("node.uid_base", node.uid_base.into(), 100_000, 4_000_000_000),
+        ("node.cpu_overcommit", node.cpu_overcommit.into(), 1, 1000),
         ("images.max_size_mb", config.images.max_size_mb, 1, 1 << 30),
     ] {
         if !(least..=most).contains(&value) {
@@ -69,8 +70,9 @@ pub(super) fn check(config: &Config) -> Result<Vec<String>, CliError> {
     }
     // It begins names of network devices, which have 15 characters at most.
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    if node.prefix.is_empty() || node.prefix.len() > 8 || !node.prefix.chars().all(plain) {
-        errors.push("node.prefix must have 1 to 8 of a-z and 0-9".to_owned());
+    let letter_first = node.prefix.starts_with(|c: char| c.is_ascii_lowercase());
+    if !letter_first || node.prefix.len() > 9 || !node.prefix.chars().all(plain) {
+        errors.push("node.prefix must be a letter and at most 8 more of a-z and 0-9".to_owned());
     }
     if errors.is_empty() { Ok(warnings) } else { Err(CliError::failed(errors.join("\n"))) }
 }

@@ -1,9 +1,7 @@
 //! Every key, with its type, default and meaning.
 
 use super::load::Values;
-use super::setting::{
-    AccelKind, Cidr, DnsServer, EngineKind, Factor, Listen, LogFormat, LogLevel, Setting, SslMode,
-};
+use super::setting::{AccelKind, Cidr, DnsServer, EngineKind, Factor, Listen, LogFormat, LogLevel, Setting, SslMode};
 use crate::error::CliError;
 use aether_core::Secret;
 use std::path::PathBuf;
@@ -167,7 +165,7 @@ settings! {
     /// The node: how much it takes, and the names it uses on the host.
     node: NodeSettings {
         /// Processors are a weight: so many times more are given out than there are.
-        cpu_overcommit: Factor = "64";
+        cpu_overcommit: u32 = "64";
         /// Memory given out over memory there is.
         memory_overcommit: Factor = "1";
         /// Boots at one time; 0: by the number of processors.
@@ -193,8 +191,10 @@ settings! {
     images: ImageSettings {
         /// Registries (host or host:port) that may be spoken to in plain HTTP. Loopback always may.
         allow_insecure: Vec<String> = "";
+        /// Registries (host or host:port) that may lie at private addresses. Loopback needs no entry.
+        allow_private: Vec<String> = "";
         /// The largest image taken, unpacked, in MiB.
-        max_size_mb: u64 = "65536";
+        max_size_mb: u64 = "16384";
         /// How long an image without a name stays before it is collected.
         gc_grace: Duration = "1h";
     }

@@ -1,0 +1,245 @@
+use super::*;
+use proptest::prelude::*;
+
+fn from(file: Option<&str>, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Loaded, CliError> {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = dir.path().join("config.yaml");
+    if let Some(text) = file {
+        std::fs::write(&path, text).expect("writes");
+    }
+    load(&Sources {
+        file: file.map(|_| path),
+        environment: environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        flags: flags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned(), "--set".to_owned())).collect(),
+    })
+}
+
+fn error(file: Option<&str>, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> String {
+    from(file, environment, flags).expect_err("must be refused").render(false)
+}
+
+/// A valid value of each key, other than its default.
+fn sample(key: &Key) -> String {
+    let text = match key.name {
+        "server.address" => "127.0.0.1:9999",
+        "server.allowed_origins" => "https://console.example",
+        "server.enable_auth" | "engine.encrypt_disks" => "false",
+        "scheduler.heartbeat_interval" => "1s",
+        "scheduler.node_lease" => "9s",
+        "observability.log_level" => "debug",
+        "observability.log_format" => "json",
+        "engine.accel" => "tcg",
+        "engine.kind" => "QEMU",
+        "node.prefix" => "other",
+        "node.upstream_dns" => "9.9.9.9",
+        "node.network_allow" => "10.1.0.0/16",
+        "node.network_spare" => "7",
+        "node.uid_base" => "123456",
+        "database.ssl_mode" => "require",
+        _ => match key.kind {
+            "true or false" => "true",
+            "whole number" => "77",
+            "factor of 1 to 1000" => "2",
+            "path" => "/some/where",
+            "duration" => "77s",
+            "secret text" => "hunter2",
+            "text" | "list" => "word",
+            other => panic!("{} has a kind without a sample: {other}", key.name),
+        },
+    };
+    text.to_owned()
+}
+
+use super::super::keys::Key;
+
+/// Keys that are only valid together with another.
+fn partner(key: &Key) -> Option<(&'static str, &'static str)> {
+    match key.name {
+        "server.tls_cert" => Some(("server.tls_key", "/a/key")),
+        "server.tls_key" => Some(("server.tls_cert", "/a/cert")),
+        "server.enable_cors" => Some(("server.allowed_origins", "https://a.example")),
+        _ => None,
+    }
+}
+
+fn variable(key: &str) -> String {
+    format!("AETHER_{}", key.to_ascii_uppercase().replace('.', "_"))
+}
+
+fn yaml(pairs: &[(&str, &str)]) -> String {
+    let mut groups: BTreeMap<&str, String> = BTreeMap::new();
+    for (key, value) in pairs {
+        let (group, key) = key.split_once('.').expect("group.key");
+        groups.entry(group).or_default().push_str(&format!("  {key}: {value:?}\n"));
+    }
+    groups.into_iter().map(|(group, keys)| format!("{group}:\n{keys}")).collect()
+}
+
+#[test]
+fn defaults_are_valid() {
+    let loaded = from(None, &[], &[]).expect("valid");
+    assert!(loaded.warnings.is_empty());
+    assert_eq!(loaded.config.socket(), Path::new("/run/aether/aether.sock"));
+}
+
+#[test]
+fn every_key_is_set_by_file_environment_and_flag() {
+    for key in KEYS {
+        let value = sample(key);
+        let partner = partner(key);
+        let source = |loaded: &Loaded| loaded.values.text_of(key.name).cloned();
+        let mut file: Vec<(&str, &str)> = vec![(key.name, &value)];
+        file.extend(partner);
+        let loaded = from(Some(&yaml(&file)), &[], &[]).unwrap_or_else(|e| panic!("{}: {e}", key.name));
+        assert!(matches!(source(&loaded), Some((v, Source::File(_))) if v == value), "{} by file", key.name);
+
+        let others = partner.map(|(k, v)| yaml(&[(k, v)]));
+        let long = variable(key.name);
+        let loaded = from(others.as_deref(), &[(&long, &value)], &[]).unwrap_or_else(|e| panic!("{}: {e}", key.name));
+        assert_eq!(source(&loaded), Some((value.clone(), Source::Environment(long))), "{} by environment", key.name);
+        assert!(loaded.warnings.is_empty(), "{}: {:?}", key.name, loaded.warnings);
+
+        let loaded =
+            from(others.as_deref(), &[], &[(key.name, &value)]).unwrap_or_else(|e| panic!("{}: {e}", key.name));
+        assert_eq!(source(&loaded), Some((value.clone(), Source::Flag("--set".to_owned()))), "{} by flag", key.name);
+    }
+}
+
+#[test]
+fn every_value_reaches_the_typed_configuration() {
+    let default = format!("{:?}", from(None, &[], &[]).expect("valid").config);
+    for key in KEYS.iter().filter(|k| k.name != "engine.kind") {
+        let value = sample(key);
+        let others = partner(key).map(|(k, v)| yaml(&[(k, v)]));
+        let base = others.as_deref().map_or(default.clone(), |file| {
+            from(Some(file), &[], &[]).map_or_else(|_| default.clone(), |l| format!("{:?}", l.config))
+        });
+        let changed = format!("{:?}", from(others.as_deref(), &[], &[(key.name, &value)]).expect("valid").config);
+        // A secret's debug form is the same whatever it holds.
+        assert!(key.secret || changed != base, "{} = {value} changes nothing", key.name);
+    }
+    let config = from(None, &[("DATABASE_URL", "postgres://h/d")], &[]).expect("valid").config;
+    assert_eq!(config.database.url.expose(), "postgres://h/d");
+    let config = from(None, &[], &[("database.password", "hunter2")]).expect("valid").config;
+    assert_eq!(config.database.password.expose(), "hunter2");
+}
+
+#[test]
+fn later_sources_win() {
+    let file = "server:\n  address: 127.0.0.1:1\n";
+    let address = |loaded: Loaded| loaded.values.text_of("server.address").map(|(v, _)| v.clone());
+    let env = [("AETHER_SERVER_ADDRESS", "127.0.0.1:2")];
+    assert_eq!(address(from(Some(file), &[], &[]).expect("valid")).as_deref(), Some("127.0.0.1:1"));
+    assert_eq!(address(from(Some(file), &env, &[]).expect("valid")).as_deref(), Some("127.0.0.1:2"));
+    let flags = [("server.address", "127.0.0.1:3")];
+    assert_eq!(address(from(Some(file), &env, &flags).expect("valid")).as_deref(), Some("127.0.0.1:3"));
+}
+
+#[test]
+fn short_names_work_and_the_long_one_wins() {
+    let loaded = from(None, &[("SERVER_ADDRESS", ":1"), ("AETHER_SERVER_ADDRESS", "127.0.0.1:2")], &[]).expect("valid");
+    assert_eq!(loaded.values.text_of("server.address").map(|(v, _)| v.as_str()), Some("127.0.0.1:2"));
+    assert!(loaded.warnings.iter().any(|w| w.contains("both set")), "{:?}", loaded.warnings);
+    let loaded = from(None, &[("AETHER_STATE_DIR", "/s"), ("AETHER_RUN_DIR", "/r")], &[]).expect("valid");
+    assert_eq!(loaded.config.server.state_dir, Path::new("/s"));
+    assert_eq!(loaded.config.socket(), Path::new("/r/aether.sock"));
+}
+
+#[test]
+fn unknown_keys_name_the_nearest() {
+    assert!(error(Some("server:\n  adress: x\n"), &[], &[]).contains("did you mean server.address?"));
+    assert!(error(None, &[], &[("node.max_boot", "1")]).contains("did you mean node.max_boots?"));
+    assert!(error(Some("engine:\n  boot_timeout: 1s\n"), &[], &[]).contains("did you mean node.boot_timeout?"));
+    assert!(error(None, &[], &[("what.ever", "1")]).contains("unknown key what.ever"));
+}
+
+#[test]
+fn unknown_variables_are_a_warning() {
+    let env = [("AETHER_PORT", "tcp://10.0.0.1:80"), ("AETHER_NODE_MAX_BOOT", "1"), ("AETHER_TOKEN", "x")];
+    let loaded = from(None, &env, &[]).expect("valid");
+    assert_eq!(loaded.warnings.len(), 2, "{:?}", loaded.warnings);
+    assert!(loaded.warnings.iter().any(|w| w.contains("did you mean AETHER_NODE_MAX_BOOTS?")));
+}
+
+#[test]
+fn keys_of_the_earlier_version_are_said_not_to_be_used() {
+    for key in NOT_USED {
+        assert!(KEYS.iter().all(|k| k.name != *key), "{key} is both used and not");
+        let file = yaml(&[(key, "x")]);
+        for loaded in
+            [from(Some(&file), &[], &[]), from(None, &[(&variable(key), "x")], &[]), from(None, &[], &[(key, "x")])]
+        {
+            let warnings = loaded.expect("accepted").warnings;
+            assert!(warnings.iter().any(|w| w.contains("not used by this version")), "{key}: {warnings:?}");
+        }
+    }
+}
+
+#[test]
+fn wrong_values_name_key_source_and_reason() {
+    let text = error(Some("node:\n  boot_timeout: soon\n  uid_base: -1\n"), &[], &[]);
+    assert!(text.contains("node.boot_timeout (from file") && text.contains("must be a duration"), "{text}");
+    assert!(text.contains("node.uid_base"), "{text}");
+    let text = error(None, &[("AETHER_DATABASE_PASSWORD", "hun\nter2")], &[]);
+    assert!(text.contains("database.password (from environment") && !text.contains("ter2"), "{text}");
+}
+
+#[test]
+fn what_does_not_fit_together_is_refused() {
+    for (flags, part) in [
+        (vec![("server.address", ":8080"), ("server.enable_auth", "false")], "not a loopback address"),
+        (vec![("server.tls_cert", "/c")], "go together"),
+        (vec![("server.enable_cors", "true")], "needs server.allowed_origins"),
+        (vec![("server.allowed_origins", "*")], "`*` is refused"),
+        (vec![("scheduler.node_lease", "3s")], "twice"),
+        (vec![("node.prefix", "Ae-ther")], "node.prefix"),
+        (vec![("node.network_spare", "500")], "network_spare"),
+        (vec![("node.uid_base", "1000")], "node.uid_base"),
+        (vec![("server.run_dir", &format!("/{}", "x".repeat(120)))], "server.socket"),
+        (vec![("node.boot_timeout", "0s")], "node.boot_timeout"),
+    ] {
+        let text = error(None, &[], &flags);
+        assert!(text.contains(part), "{flags:?}: {text}");
+    }
+    let loaded = from(None, &[], &[("server.address", ":8080")]).expect("with authentication it is allowed");
+    assert!(loaded.warnings.iter().any(|w| w.contains("without TLS")), "{:?}", loaded.warnings);
+}
+
+#[test]
+fn files_that_are_no_configuration_are_refused() {
+    for (text, part) in [
+        ("- a\n", "groups of keys"),
+        ("server: 1\n", "server must be a group"),
+        ("server:\n  address: {a: 1}\n", "single value"),
+        ("server: [\n", "not valid YAML"),
+        ("node:\n  upstream_dns: ['1.1.1.1,2.2.2.2']\n", "without commas"),
+    ] {
+        assert!(error(Some(text), &[], &[]).contains(part), "{text}");
+    }
+    let lists = from(Some("node:\n  upstream_dns: [1.1.1.1, '8.8.8.8:5353']\n"), &[], &[]).expect("valid");
+    assert_eq!(lists.config.node.upstream_dns.len(), 2);
+    assert!(from(Some("server:\n"), &[], &[]).is_ok());
+    assert!(from(Some(""), &[], &[]).is_ok());
+    assert!(from(Some("server.address: 127.0.0.1:1\n"), &[], &[]).is_ok());
+}
+
+#[test]
+fn a_file_that_others_can_write_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = dir.path().join("config.yaml");
+    std::fs::write(&path, "").expect("writes");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).expect("chmod");
+    let e = load(&Sources { file: Some(path), ..Sources::default() }).expect_err("refused");
+    assert!(e.render(false).contains("written by others"));
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "\\PC{0,80}") {
+        let _ = from(Some(&text), &[], &[]);
+        for key in KEYS {
+            let _ = from(None, &[(&variable(key.name), &text)], &[]);
+        }
+    }
+}

@@ -126,7 +126,8 @@ impl Setting for Listen {
             let port: u16 = port.parse().map_err(|_| format!("{port:?} is not a port"))?;
             return Ok(Self::On(vec![(Ipv6Addr::UNSPECIFIED, port).into()]));
         }
-        let loopback = |port: &str| -> Option<Vec<SocketAddr>> { Some(vec![(Ipv4Addr::LOCALHOST, port.parse().ok()?).into()]) };
+        let loopback =
+            |port: &str| -> Option<Vec<SocketAddr>> { Some(vec![(Ipv4Addr::LOCALHOST, port.parse().ok()?).into()]) };
         let named = text.strip_prefix("localhost:").and_then(loopback);
         let parsed = named.or_else(|| text.parse::<SocketAddr>().ok().map(|a| vec![a]));
         parsed.map(Self::On).ok_or_else(|| "must be ip:port, :port for all interfaces, or none".to_owned())
@@ -146,34 +147,16 @@ impl Setting for DnsServer {
     }
 }
 
-/// A range of addresses, as text that was checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Cidr {
-    pub(crate) address: IpAddr,
-    pub(crate) prefix: u8,
-}
+/// A range of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cidr(pub(crate) ipnet::IpNet);
 
 impl Setting for Cidr {
     const KIND: &'static str = "address/prefix";
     fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || "must be an address or a range such as 10.1.2.0/24".to_owned();
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().map_err(|_| wrong())?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.map_or(Ok(most), str::parse::<u8>).map_err(|_| wrong())?;
-        if prefix > most {
-            return Err(wrong());
-        }
-        Ok(Self { address, prefix })
-    }
-}
-
-impl std::fmt::Display for Cidr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
+        let whole = text.parse::<IpAddr>().ok().map(ipnet::IpNet::from);
+        let net = whole.or_else(|| text.parse().ok());
+        net.map(|net| Self(net.trunc())).ok_or_else(|| "must be an address or a range such as 10.1.2.0/24".to_owned())
     }
 }
 
@@ -245,8 +228,8 @@ mod tests {
     #[test]
     fn lists_and_ranges() {
         assert_eq!(Vec::<String>::parse(" a, b ,,"), Ok(vec!["a".into(), "b".into()]));
-        assert_eq!(Cidr::parse("10.0.0.0/8").map(|c| c.to_string()), Ok("10.0.0.0/8".into()));
-        assert_eq!(Cidr::parse("::1").map(|c| c.prefix), Ok(128));
+        assert_eq!(Cidr::parse("10.1.0.0/8").map(|c| c.0.to_string()), Ok("10.0.0.0/8".into()));
+        assert_eq!(Cidr::parse("::1").map(|c| c.0.prefix_len()), Ok(128));
         for bad in ["10.0.0.0/33", "10.0.0", "x/8", "10.0.0.0/", "::/129"] {
             assert!(Cidr::parse(bad).is_err(), "{bad}");
         }

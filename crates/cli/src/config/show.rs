@@ -1,6 +1,6 @@
 //! `aether config show`: each key with its value and where it comes from.
 
-use super::keys::{Key, KEYS};
+use super::keys::{KEYS, Key};
 use super::load::{Loaded, Source};
 use crate::error::CliError;
 use crate::output::Printer;
@@ -16,11 +16,8 @@ struct Row {
 }
 
 pub(crate) fn show(printer: Printer, loaded: &Loaded, prefix: Option<&str>) -> Result<u8, CliError> {
-    let rows: Vec<Row> = KEYS
-        .iter()
-        .filter(|key| prefix.is_none_or(|p| key.name.starts_with(p)))
-        .map(|key| row(key, loaded))
-        .collect();
+    let rows: Vec<Row> =
+        KEYS.iter().filter(|key| prefix.is_none_or(|p| key.name.starts_with(p))).map(|key| row(key, loaded)).collect();
     if rows.is_empty() {
         return Err(CliError::with_remedy(
             format!("no key begins with {:?}", prefix.unwrap_or_default()),

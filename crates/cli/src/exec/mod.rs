@@ -216,6 +216,10 @@ impl<'a> Session<'a> {
                     "See `aether agent get` and `aether agent logs` for what became of it.",
                 ));
             }
+            // A server that shuts down; the next one finds the exec again.
+            ExecServerFrame::Error { problem } if problem.status == 503 && self.exec_id.is_some() => {
+                self.reattach(&problem.detail).await?;
+            }
             ExecServerFrame::Error { problem } => return Err(CliError::Problem(problem)),
         }
         Ok(None)

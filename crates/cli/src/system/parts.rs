@@ -1,0 +1,171 @@
+//! The configuration turned into the options of each part.
+
+use crate::config::{AccelKind, Config, Listen};
+use crate::error::CliError;
+use aether_control::{ControlConfig, CorsConfig, Deadlines, Limits, NodeTimings, TlsConfig};
+use aether_core::source::OsRng;
+use aether_core::{Rng, Secret};
+use aether_node::NodeConfig;
+use aether_node::engine::qemu::{Accel, QemuConfig};
+use aether_node::images::ImagesConfig;
+use aether_node::kernel::GuestBinary;
+use aether_node::network::NetworkConfig;
+use aether_store::StoreConfig;
+use std::path::PathBuf;
+
+/// The guest that was built into this executable, where one was.
+#[cfg(embedded_guest)]
+const EMBEDDED_GUEST: Option<&[u8]> = Some(include_bytes!(concat!(env!("OUT_DIR"), "/aether-guest")));
+#[cfg(not(embedded_guest))]
+const EMBEDDED_GUEST: Option<&[u8]> = None;
+
+/// What is executed again for the hidden verbs.
+pub(super) fn own_executable() -> Result<PathBuf, CliError> {
+    let path = std::env::current_exe().map_err(|e| CliError::failed(format!("cannot find this executable: {e}")))?;
+    if !path.is_file() {
+        return Err(CliError::with_remedy(
+            format!("this executable was replaced on disk: {}", path.display()),
+            "Start the new one.",
+        ));
+    }
+    Ok(path)
+}
+
+/// Configured, built in, or beside this executable.
+pub(super) fn guest(config: &Config) -> Result<GuestBinary, CliError> {
+    if let Some(path) = &config.engine.guest_path {
+        return Ok(GuestBinary::Path(path.clone()));
+    }
+    if let Some(bytes) = EMBEDDED_GUEST {
+        return Ok(GuestBinary::Embedded(bytes));
+    }
+    let beside = own_executable()?.with_file_name("aether-guest");
+    if beside.is_file() {
+        return Ok(GuestBinary::Path(beside));
+    }
+    Err(CliError::with_remedy(
+        format!("the guest executable is missing: this build holds none, and there is no {}", beside.display()),
+        "Build with `make build`, or set engine.guest_path.",
+    ))
+}
+
+pub(super) fn engine(config: &Config) -> Result<QemuConfig, CliError> {
+    let state = config.server.state_dir.join("engine");
+    let run = config.server.run_dir.join("sandboxes");
+    let mut options = QemuConfig::new(state, run, own_executable()?, guest(config)?);
+    let engine = &config.engine;
+    options.uid_base = config.node.uid_base;
+    options.qemu_path.clone_from(&engine.qemu_path);
+    options.kernel_path.clone_from(&engine.kernel_path);
+    options.modules_dir.clone_from(&engine.modules_dir);
+    options.extra_kernel_args.clone_from(&engine.extra_kernel_args);
+    options.encrypt_disks = engine.encrypt_disks;
+    options.accel = match engine.accel {
+        AccelKind::Auto => Accel::Auto,
+        AccelKind::Kvm => Accel::Kvm,
+        AccelKind::Tcg => Accel::Tcg,
+    };
+    Ok(options)
+}
+
+pub(super) fn network(config: &Config) -> Result<NetworkConfig, CliError> {
+    let node = &config.node;
+    let mut options = NetworkConfig::new(&config.server.run_dir, node.prefix.clone());
+    options.slots = node.network_slots;
+    options.spare = node.network_spare;
+    options.upstream_dns = node.upstream_dns.iter().map(|d| d.0).collect();
+    options.allow = node.network_allow.iter().map(|c| c.0).collect();
+    options.uid_base = node.uid_base;
+    options.validate().map_err(|e| CliError::failed(e.to_string()))?;
+    Ok(options)
+}
+
+pub(super) fn images(config: &Config) -> Result<ImagesConfig, CliError> {
+    let mut options = ImagesConfig::new(config.server.state_dir.join("images"), own_executable()?);
+    // Just below the sandboxes' own, so that two servers share no user.
+    options.converter_uid = config.node.uid_base - 1;
+    options.max_image_bytes = config.images.max_size_mb << 20;
+    options.allow_insecure_hosts.clone_from(&config.images.allow_insecure);
+    options.allow_hosts.clone_from(&config.images.allow_private);
+    options.gc_grace = config.images.gc_grace;
+    Ok(options)
+}
+
+pub(super) fn node(config: &Config) -> NodeConfig {
+    let node = &config.node;
+    let mut options = NodeConfig::new(config.server.state_dir.join("node"));
+    options.slots = node.network_slots;
+    options.max_boots = usize::try_from(node.max_boots).ok().filter(|n| *n > 0);
+    options.boot_timeout = node.boot_timeout;
+    options.cpu_overcommit = node.cpu_overcommit;
+    options.memory_overcommit = node.memory_overcommit.0;
+    options.allow_emulation = config.engine.allow_emulation;
+    options
+}
+
+pub(super) fn control(config: &Config) -> ControlConfig {
+    let server = &config.server;
+    let mut options = ControlConfig::new(server_id(), pepper_path(config));
+    if let Listen::On(addresses) = &server.address {
+        options.tcp.clone_from(addresses);
+    }
+    options.tls = match (&server.tls_cert, &server.tls_key) {
+        (Some(cert), Some(key)) => {
+            Some(TlsConfig { cert_path: cert.clone(), key_path: key.clone(), allow_tls12: server.allow_tls12 })
+        }
+        _ => None,
+    };
+    options.enable_auth = server.enable_auth;
+    options.metrics_auth = config.observability.metrics_auth;
+    options.cors = server.enable_cors.then(|| CorsConfig { allowed_origins: server.allowed_origins.clone() });
+    options.deadlines =
+        Deadlines { short: server.write_timeout, drain: server.shutdown_timeout, ..Deadlines::default() };
+    options.limits =
+        Limits { header_timeout: server.read_timeout, max_connections: server.max_connections, ..Limits::default() };
+    options.node = NodeTimings { lease: config.scheduler.node_lease, heartbeat: config.scheduler.heartbeat_interval };
+    options.schedule_interval = config.scheduler.interval;
+    options.commit = crate::version::COMMIT.to_owned();
+    options
+}
+
+pub(super) fn pepper_path(config: &Config) -> PathBuf {
+    config.server.state_dir.join("api-keys.pepper")
+}
+
+/// Unique among the servers of one store, also when two share a host name.
+fn server_id() -> String {
+    let mut random = [0; 6];
+    OsRng.fill(&mut random);
+    let host = rustix::system::uname();
+    let host = host.nodename().to_string_lossy();
+    let host: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(40).collect();
+    let tail: String = random.iter().map(|b| format!("{b:02x}")).collect();
+    format!("{host}-{tail}")
+}
+
+/// PostgreSQL when an URL or a host is given, else SQLite.
+pub(super) fn store(config: &Config) -> StoreConfig {
+    let db = &config.database;
+    let url = if !db.url.is_empty() {
+        db.url.clone()
+    } else if !db.host.is_empty() {
+        let encode = crate::client::encode;
+        let password =
+            if db.password.is_empty() { String::new() } else { format!(":{}", encode(db.password.expose())) };
+        Secret::new(format!(
+            "postgres://{}{password}@{}:{}/{}?sslmode={}",
+            encode(&db.user),
+            if db.host.contains(':') { format!("[{}]", db.host) } else { db.host.clone() },
+            db.port,
+            encode(&db.database),
+            db.ssl_mode.as_str(),
+        ))
+    } else {
+        return StoreConfig::Sqlite { path: config.server.state_dir.join("aether.db") };
+    };
+    StoreConfig::Postgres { url, max_connections: db.max_open_conns }
+}
+
+pub(super) fn is_embedded(config: &Config) -> bool {
+    config.database.url.is_empty() && config.database.host.is_empty()
+}
