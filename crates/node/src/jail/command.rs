@@ -1,7 +1,7 @@
 //! The daemon's side: a builder like `std::process::Command`.
 
 use super::JailError;
-use super::plan::{Bind, JailLimits, JailPlan};
+use super::plan::{Bind, InlineFile, JailLimits, JailPlan};
 use super::spawn::{self, Jailed};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -28,6 +28,7 @@ impl Command {
                 gid: 0,
                 dir: dir.into(),
                 binds: Vec::new(),
+                files: Vec::new(),
                 kvm: false,
                 tmp_mb: 0,
                 fds: Vec::new(),
@@ -77,6 +78,12 @@ impl Command {
 
     fn bind(mut self, source: impl Into<PathBuf>, target: impl Into<PathBuf>, writable: bool, exec: bool) -> Self {
         self.plan.binds.push(Bind { source: source.into(), target: target.into(), writable, exec });
+        self
+    }
+
+    /// A small file that exists in the private root alone; for secrets.
+    pub fn file(mut self, target: impl Into<PathBuf>, content: impl Into<Vec<u8>>) -> Self {
+        self.plan.files.push(InlineFile { target: target.into(), content: content.into() });
         self
     }
 

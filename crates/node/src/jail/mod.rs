@@ -17,6 +17,7 @@
 //! Not here: what is run and with which arguments; the engines and the image
 //! converter say that.
 
+mod bundle;
 mod command;
 mod confine;
 mod error;
@@ -27,10 +28,12 @@ mod spawn;
 mod verb;
 mod wire;
 
+pub use bundle::Bundle;
 pub use command::Command;
 pub use error::JailError;
-pub use plan::{Bind, JailLimits, JailPlan};
+pub use plan::{Bind, InlineFile, JailLimits, JailPlan};
 pub use spawn::{Jailed, remove_dir};
+pub(crate) use spawn::{has_ended, reap, wait_pidfd};
 pub use verb::main;
 
 /// The hidden verb's name on the command line.

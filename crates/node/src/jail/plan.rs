@@ -44,6 +44,21 @@ pub struct Bind {
     pub exec: bool,
 }
 
+/// A small file that exists in the private root alone, in memory: how a
+/// secret reaches the program without showing in argv or on the host.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InlineFile {
+    pub target: PathBuf,
+    pub content: Vec<u8>,
+}
+
+impl std::fmt::Debug for InlineFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "InlineFile({}, ***)", self.target.display())
+    }
+}
+
 /// All that the verb does, in one document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -58,6 +73,8 @@ pub struct JailPlan {
     /// mounted. It must not exist before.
     pub dir: PathBuf,
     pub binds: Vec<Bind>,
+    /// Readable by the slot's user alone.
+    pub files: Vec<InlineFile>,
     /// Show /dev/kvm.
     pub kvm: bool,
     /// Size of the private /tmp; zero: none.
@@ -70,8 +87,11 @@ pub struct JailPlan {
     pub limits: JailLimits,
 }
 
+/// Files of the private root's own memory.
+const MAX_INLINE: usize = 64 << 10;
+
 /// More than any engine needs; a bound on what one message can carry.
-pub const MAX_FDS: usize = 64;
+pub(super) const MAX_FDS: usize = 64;
 
 impl JailPlan {
     /// Everything that can be judged without touching the host.
@@ -99,6 +119,11 @@ impl JailPlan {
             if !is_plain_absolute(&bind.source) || !is_plain_absolute(&bind.target) || bind.target == Path::new("/") {
                 return bad("bind paths must be absolute, without `..`, and not the root");
             }
+        }
+        if self.files.iter().any(|f| !is_plain_absolute(&f.target) || f.target == Path::new("/"))
+            || self.files.iter().map(|f| f.content.len()).sum::<usize>() > MAX_INLINE
+        {
+            return bad("inline files must have absolute paths without `..`, and be small");
         }
         if let Some(name) = &self.cgroup {
             let path = Path::new(name);

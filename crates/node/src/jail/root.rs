@@ -4,6 +4,7 @@ use super::JailError;
 use super::plan::{Bind, JailPlan};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -63,6 +64,18 @@ pub(super) fn build(plan: &JailPlan) -> Result<(), JailError> {
     }
     for bind in &plan.binds {
         show(&root, bind)?;
+    }
+    for file in &plan.files {
+        let target = root.join(file.target.strip_prefix("/").unwrap_or(&file.target));
+        let mut out = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o400)
+            .open(&target)
+            .map_err(JailError::io(format!("make {}", file.target.display())))?;
+        out.write_all(&file.content).map_err(JailError::io(format!("write {}", file.target.display())))?;
+        std::os::unix::fs::fchown(&out, Some(plan.uid), Some(plan.gid))
+            .map_err(JailError::io(format!("own {}", file.target.display())))?;
     }
     mount(none, &root, none, bare | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none)
         .map_err(errno("make the root read-only"))?;
