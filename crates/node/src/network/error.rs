@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
-    #[error("network.{key} {reason}")]
+    #[error("the network option {key} {reason}")]
     Config { key: &'static str, reason: String },
-    #[error("slot {slot} does not exist: the node has {slots} (network.slots)")]
+    #[error("slot {slot} does not exist: the node has {slots} (node.network_slots)")]
     NoSuchSlot { slot: u32, slots: u32 },
     #[error("slot {slot} is in use")]
     InUse { slot: u32 },
@@ -14,9 +14,11 @@ pub enum NetworkError {
     NotClaimed { slot: u32 },
     #[error("slot {slot}'s tap is still held by a process")]
     TapBusy { slot: u32 },
-    #[error("network.uplink_net {net} overlaps {address} of interface {interface}: choose another carve")]
+    #[error(
+        "the sandboxes' uplink network {net} overlaps {address} of interface {interface}: choose another node.prefix"
+    )]
     UplinkTaken { net: ipnet::Ipv4Net, address: IpAddr, interface: String },
-    #[error("network.prefix {prefix} is in use by another daemon on this host")]
+    #[error("node.prefix {prefix} is in use by another daemon on this host: end it or choose another prefix")]
     PrefixTaken { prefix: String },
     #[error("nft is missing: install nftables")]
     NftMissing,

@@ -126,10 +126,47 @@ async fn notes() -> Result<Notes> {
     Ok(notes)
 }
 
+/// Chains of others that drop forwarded packets unless told otherwise, as a
+/// container engine's or a firewall's do: no rule of ours can overrule them.
+/// Each as `family table chain`.
+pub async fn forward_blockers() -> Result<Vec<String>> {
+    let chains = blocking(|| nft::run("the list of chains", ["list", "chains"], None)).await?;
+    Ok(dropping_forward(&chains))
+}
+
+fn dropping_forward(chains: &str) -> Vec<String> {
+    let (mut table, mut chain) = ("", "");
+    let mut found = Vec::new();
+    for line in chains.lines().map(str::trim) {
+        if let Some(rest) = line.strip_prefix("table ") {
+            table = rest.trim_end_matches('{').trim();
+        } else if let Some(rest) = line.strip_prefix("chain ") {
+            chain = rest.trim_end_matches('{').trim();
+        } else if line.contains("hook forward") && line.contains("policy drop") {
+            found.push(format!("{table} {chain}"));
+        }
+    }
+    found
+}
+
 fn is_on(key: &str) -> Result<bool> {
     match std::fs::read_to_string(format!("/proc/sys/{key}")) {
         Ok(text) => Ok(text.trim() != "0"),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(NetworkError::io(format!("read {key}"))(e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_firewall_in_the_way_is_named() {
+        let text = "table ip filter {\n\tchain INPUT {\n\t\ttype filter hook input priority filter; policy drop;\n\t}\n\
+                    \tchain FORWARD {\n\t\ttype filter hook forward priority filter; policy drop;\n\t}\n}\n\
+                    table inet aether {\n\tchain forward {\n\t\ttype filter hook forward priority -5; policy accept;\n\t}\n}\n";
+        assert_eq!(dropping_forward(text), ["ip filter FORWARD"]);
+        assert!(dropping_forward("").is_empty());
     }
 }

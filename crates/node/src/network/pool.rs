@@ -148,6 +148,13 @@ impl NetworkPool {
         host::check_uplink(&cfg, &handle).await?;
         let lists = Arc::new(Lists::new(&cfg));
         host::prepare(&cfg, &lists).await?;
+        for chain in host::forward_blockers().await? {
+            tracing::warn!(
+                chain,
+                "another firewall drops forwarded packets: let it accept those of interfaces {}-*, or sandboxes reach nothing",
+                cfg.prefix
+            );
+        }
         let mtu = match cfg.mtu {
             Some(mtu) => mtu,
             None => link::default_mtu(&handle).await?.unwrap_or(DEFAULT_MTU).clamp(MIN_MTU, DEFAULT_MTU),

@@ -36,11 +36,15 @@ impl Frame {
     }
 
     fn bytes(&self) -> Vec<u8> {
-        let mut payload = Vec::new();
-        for word in [40_000, PORT, 12, 0] {
-            payload.extend(u16::to_be_bytes(word)); // UDP without checksum
+        let udp: Vec<u8> = [40_000, PORT, 12, 0].into_iter().flat_map(u16::to_be_bytes).collect(); // no checksum
+        match self.fragment {
+            0 => self.around(&[&udp, b"evil".as_slice()].concat()),
+            FIRST => self.around(&udp),
+            _ => self.around(b"evil"),
         }
-        payload.extend(b"evil");
+    }
+
+    fn around(&self, payload: &[u8]) -> Vec<u8> {
         let header_words: u8 = if self.options { 6 } else { 5 };
         let mut ip = vec![0x40 | header_words, 0];
         let length = usize::from(header_words) * 4 + payload.len();
@@ -73,6 +77,10 @@ fn checksum(bytes: &[u8]) -> u16 {
     let folded = (sum & 0xffff) + (sum >> 16);
     !(((folded & 0xffff) + (folded >> 16)) as u16)
 }
+
+/// More fragments; and 8 bytes in, the last: together a good datagram.
+const FIRST: u16 = 0x2000;
+const LAST: u16 = 0x0001;
 
 /// Counts what arrives in the world by kind.
 fn watch(lab: &Lab) {
@@ -121,23 +129,25 @@ fn spoofed_fragmented_and_odd_packets_are_dropped() {
         assert_eq!(arrived(&lab)[0], 1, "the watch sees odd protocols");
 
         let good = Frame::good(&guest);
+        let one = |frame: Frame| vec![frame.bytes()];
+        let fragments = [FIRST, LAST].map(|fragment| Frame { fragment, ..good.clone() }.bytes());
         let bad = [
-            ("another source", Frame { source: Ipv4Addr::new(10, 200, 0, 3), ..good.clone() }),
-            ("the gateway's source", Frame { source: Ipv4Addr::new(10, 200, 0, 1), ..good.clone() }),
-            ("a public source", Frame { source: Ipv4Addr::new(203, 0, 113, 200), ..good.clone() }),
-            ("another hardware address", Frame { from: [2, 0, 0, 0, 0, 9], ..good.clone() }),
-            ("the gateway's hardware address", Frame { from: GATEWAY_MAC, ..good.clone() }),
-            ("a broadcast frame", Frame { to: [0xff; 6], ..good.clone() }),
-            ("a VLAN tag", Frame { vlan: true, ..good.clone() }),
-            ("a first fragment", Frame { fragment: 0x2000, ..good.clone() }),
-            ("a later fragment", Frame { fragment: 0x0002, ..good.clone() }),
-            ("options", Frame { options: true, ..good.clone() }),
-            ("SCTP", Frame { protocol: 132, ..good.clone() }),
-            ("GRE", Frame { protocol: 47, ..good.clone() }),
+            ("another source", one(Frame { source: Ipv4Addr::new(10, 200, 0, 3), ..good.clone() })),
+            ("the gateway's source", one(Frame { source: Ipv4Addr::new(10, 200, 0, 1), ..good.clone() })),
+            ("a public source", one(Frame { source: Ipv4Addr::new(203, 0, 113, 200), ..good.clone() })),
+            ("another hardware address", one(Frame { from: [2, 0, 0, 0, 0, 9], ..good.clone() })),
+            ("the gateway's hardware address", one(Frame { from: GATEWAY_MAC, ..good.clone() })),
+            ("a broadcast frame", one(Frame { to: [0xff; 6], ..good.clone() })),
+            ("a VLAN tag", one(Frame { vlan: true, ..good.clone() })),
+            ("a first fragment", vec![fragments[0].clone()]),
+            ("a datagram in fragments", fragments.to_vec()),
+            ("options", one(Frame { options: true, ..good.clone() })),
+            ("SCTP", one(Frame { protocol: 132, ..good.clone() })),
+            ("GRE", one(Frame { protocol: 47, ..good.clone() })),
         ];
-        for (what, frame) in bad {
+        for (what, frames) in bad {
             let before = arrived(&lab);
-            guest.inject(&frame.bytes());
+            frames.iter().for_each(|f| guest.inject(f));
             settle(&lab, &guest).await;
             let mut after = arrived(&lab);
             after[1] -= 1; // the good one

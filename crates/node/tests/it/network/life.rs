@@ -2,7 +2,7 @@
 
 use super::lab::{self, PERMITTED, in_lab, run};
 use aether_core::spec::NetworkPolicy::{None as Nothing, Public};
-use aether_node::network::{NetworkError, NetworkPool};
+use aether_node::network::{NetworkConfig, NetworkError, NetworkPool};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -237,6 +237,58 @@ fn wrong_calls_get_clear_errors_and_callers_may_give_up() {
         pool.close().await.expect("close");
         assert!(matches!(keep.claim(1, Public).await, Err(NetworkError::Closed)));
         assert!(!run("nft", "list tables").contains("tbad"));
+    });
+}
+
+/// The victim of the next test: a daemon that works until it is killed. As a
+/// test of its own it has nothing to do.
+#[test]
+fn a_daemon_to_kill() {
+    let Some(dir) = std::env::var_os("AETHER_TEST_NETWORK_VICTIM") else { return };
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    runtime.block_on(async {
+        let mut cfg = NetworkConfig::new(dir, "tkill");
+        cfg.spare = 2;
+        let pool = NetworkPool::open(cfg).await.expect("open");
+        for round in 0_u32.. {
+            let slot = round * 7 % 5;
+            if pool.claim(slot, if round % 3 == 0 { Nothing } else { Public }).await.is_ok() {
+                let _ = pool.set_policy(slot, if round % 2 == 0 { Nothing } else { Public }).await;
+            }
+            let _ = pool.release((round * 3) % 5).await;
+        }
+    });
+}
+
+#[test]
+fn a_daemon_killed_at_any_moment_leaves_what_the_next_one_removes() {
+    in_lab(async |lab| {
+        let before = host(lab.dir.path());
+        let this = std::env::current_exe().expect("this test");
+        for round in 0_u64..24 {
+            let mut victim = std::process::Command::new(&this)
+                .args(["--exact", "network::life::a_daemon_to_kill"])
+                .env("AETHER_TEST_NETWORK_VICTIM", lab.dir.path())
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .expect("start a daemon");
+            // Spread over its start, the filler's work and the rounds.
+            tokio::time::sleep(Duration::from_millis(20 + round * 23 % 400)).await;
+            assert!(victim.try_wait().expect("wait").is_none(), "it ended by itself");
+            victim.kill().expect("kill");
+            victim.wait().expect("wait");
+            if round % 3 == 2 {
+                let pool = NetworkPool::open(lab.config("tkill")).await.expect("open");
+                pool.sweep(&BTreeSet::new()).await.expect("sweep");
+                let guest = lab.guest(&pool, 1, Public).await;
+                guest.assert_reaches(PERMITTED);
+                drop(guest);
+                pool.release(1).await.expect("release");
+                pool.close().await.expect("close");
+                assert_eq!(host(lab.dir.path()), before, "round {round}");
+            }
+        }
     });
 }
 
