@@ -82,7 +82,8 @@ fn utilisation(weights: Weights, node: &Node) -> u128 {
         (weights.disk, share(r.disk_mb, c.disk_mb)),
     ];
     let total: u128 = parts.iter().map(|(w, _)| u128::from(*w)).sum();
-    if total == 0 { 0 } else { parts.iter().map(|(w, s)| u128::from(*w) * s).sum::<u128>() / total }
+    let weighted: u128 = parts.iter().map(|(w, s)| u128::from(*w) * s).sum();
+    weighted.checked_div(total).unwrap_or(0)
 }
 
 /// What would be left over, in whole numbers of comparable size.

@@ -147,7 +147,8 @@ fn with_facts(row: &AgentRow, report: &ReportRow, now: Timestamp) -> AgentRow {
     next.exit_code = report.exit_code.or(next.exit_code);
     next.restarts = report.restarts;
     next.unhealthy = report.unhealthy;
-    next.queue_position = report.queue_position.filter(|_| to == Observed::Creating);
+    let queued = matches!(to, Observed::Pending | Observed::Creating | Observed::Restoring);
+    next.queue_position = report.queue_position.filter(|_| queued);
     if let Some(error) = &report.error {
         let (code, message) = (bounded(&error.code), bounded(&error.message));
         next.error = Some(aether_core::api::AgentFailure { code, message });

@@ -63,12 +63,13 @@ where
     }
 
     fn answer(self: Box<Self>, commit: &Result<(), StoreError>) {
-        let own = self.result.unwrap_or_else(|| Err(StoreError::internal("an operation did not run")));
-        let result = match (own, commit) {
+        let result = match (self.result, commit) {
             // What failed by itself keeps its own reason.
-            (Err(e), _) => Err(e),
-            (Ok(_), Err(e)) => Err(e.clone()),
-            (Ok(value), Ok(())) => Ok(value),
+            (Some(Err(e)), _) => Err(e),
+            (Some(Ok(value)), Ok(())) => Ok(value),
+            // Not run at all where the transaction did not even begin.
+            (_, Err(e)) => Err(e.clone()),
+            (None, Ok(())) => Err(StoreError::internal("an operation did not run")),
         };
         // The caller may be gone; the change stands.
         let _ = self.caller.send(result);

@@ -98,14 +98,25 @@ async fn changes_wake_their_listeners(fx: Fixture) {
     let mut here = fx.store.changes();
     let mut there = second.changes();
     let long = Duration::from_secs(60);
-    // The listener connects in the background and wakes once when it is up.
+    let mut agents = 0;
     if fx.url().is_some() {
-        tokio::time::timeout(long, there.changed()).await.expect("connects").expect("is open");
-        tokio::time::timeout(long, here.changed()).await.expect("connects").expect("is open");
+        // The listeners connect in the background: until both hear.
+        for listener in [&mut here, &mut there] {
+            loop {
+                agents += 1;
+                fx.agent(&format!("a{agents}")).await;
+                if tokio::time::timeout(Duration::from_millis(500), listener.changed()).await.is_ok() {
+                    break;
+                }
+                assert!(agents < 120, "no listener in a minute");
+            }
+        }
+        // The last of those wake-ups has arrived.
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
     here.mark_unchanged();
     there.mark_unchanged();
-    fx.agent("a").await;
+    fx.agent("last").await;
     tokio::time::timeout(long, here.changed()).await.expect("wakes").expect("is open");
     if fx.url().is_some() {
         tokio::time::timeout(long, there.changed()).await.expect("wakes").expect("is open");

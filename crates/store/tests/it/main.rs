@@ -10,6 +10,7 @@ mod model;
 mod nodes;
 mod placing;
 mod postgres;
+mod postgres_only;
 mod reports;
 mod sqlite_only;
 mod tenancy;

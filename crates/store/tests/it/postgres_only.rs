@@ -1,0 +1,105 @@
+//! What only the configured engine can suffer: cut connections, locks of
+//! others, a server that is not there.
+
+use crate::fixture::{Fixture, new_agent, scope, seal};
+use aether_core::Secret;
+use aether_core::source::{OsRng, SystemClock};
+use aether_store::*;
+use sqlx::Executor;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Every connection of the store is killed by the server, the listener's
+/// too: operations go on, and wake-ups come again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cut_connections_are_made_anew() {
+    let fx = Fixture::postgres().await;
+    let mut admin = crate::postgres::connect(fx.url().expect("is PostgreSQL")).await;
+    let mut changes = fx.store.changes();
+    for round in 0..3 {
+        let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        admin.execute(kill).await.expect("kills");
+        fx.agent(&format!("a{round}")).await;
+        // Past the wake-up of the reconnect itself.
+        let mut woken = 0;
+        for i in 0..240 {
+            fx.agent(&format!("a{round}-{i}")).await;
+            if tokio::time::timeout(Duration::from_millis(500), changes.changed()).await.is_ok() {
+                woken += 1;
+                if woken == 3 {
+                    break;
+                }
+            }
+        }
+        assert_eq!(woken, 3, "the listener came back");
+    }
+}
+
+/// A first request that is still at work holds its key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_whose_first_request_is_at_work_is_in_progress() {
+    let fx = Fixture::postgres().await;
+    let mut first = crate::postgres::connect(fx.url().expect("is PostgreSQL")).await;
+    let claim = "BEGIN; INSERT INTO idempotency_keys VALUES ('default', 'k', 'agent.create', '', 'x', 1700000000000)";
+    first.execute(claim).await.expect("holds the key");
+    let idempotency = Some(Idempotency { key: "k".to_owned(), request_hash: [1; 32] });
+    let second = fx.store.create_agent(&scope(), NewAgent { idempotency, ..new_agent("a") }).await;
+    assert_eq!(second.map(|_| ()), Err(StoreError::InProgress));
+}
+
+/// A row that somebody holds for too long is reported, not waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_of_another_is_waited_for_and_then_reported() {
+    let fx = Fixture::postgres().await;
+    let (agent, node) = (fx.agent("a").await, fx.node(4, 4096).await);
+    let epoch = fx.leader().await;
+    let mut other = crate::postgres::connect(fx.url().expect("is PostgreSQL")).await;
+    other.execute("BEGIN; SELECT * FROM scheduler_nodes FOR UPDATE").await.expect("holds the node");
+    let request = crate::fixture::place_request(&agent, &node);
+    let waiting = {
+        let (store, epoch, request) = (fx.store.clone(), epoch.clone(), request.clone());
+        tokio::spawn(async move { store.place(&epoch, request).await })
+    };
+    // Longer than one lock time-out: the second try gets it.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    other.execute("ROLLBACK").await.expect("lets go");
+    waiting.await.expect("runs").expect("is placed in the end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_not_there_is_unavailable_and_no_password_is_told() {
+    let open = async |url: &str| {
+        let config = StoreConfig::Postgres { url: Secret::new(url), max_connections: 2 };
+        assert!(!format!("{config:?}").contains("hunter2"));
+        Store::open(config, seal(), Arc::new(SystemClock::default()), Arc::new(OsRng)).await.map(|_| ())
+    };
+    for url in ["postgres://u:hunter2@localhost/x?host=/nowhere", "postgres://u:hunter2@localhost:notaport/x", ""] {
+        let error = open(url).await.expect_err("cannot open");
+        assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+        assert!(!format!("{error} {error:?}").contains("hunter2"));
+    }
+}
+
+/// Takeover and a stale leader's write in one instant: never both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_takeover_waits_for_the_write_or_fences_it() {
+    let fx = Fixture::postgres().await;
+    let node = fx.node(64, 65536).await;
+    for round in 0..20 {
+        let old = fx.leader().await;
+        let agent = fx.agent(&format!("a{round}")).await;
+        let request = crate::fixture::place_request(&agent, &node);
+        let store = fx.store.clone();
+        let write = tokio::spawn(async move { store.place(&old, request).await });
+        fx.leader().await;
+        // What the new leader reads now is what stays: the old one's write
+        // is in it, or was refused.
+        let seen = fx.get(&agent.id).await.assigned;
+        match write.await.expect("runs") {
+            Ok(_) => assert!(seen, "a write of the old epoch came after the takeover"),
+            Err(StoreError::Fenced { .. }) => assert!(!seen),
+            Err(e) => panic!("{e}"),
+        }
+    }
+}
