@@ -78,8 +78,10 @@ impl Sqlite {
 /// mode.
 fn create_private(path: &Path) -> Result<(), StoreError> {
     let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    match made {
-        Ok(_) => Ok(()),
+    // The name itself must survive a power cut as well.
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match made.and_then(|_| std::fs::File::open(dir)?.sync_all()) {
+        Ok(()) => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::StorageFull => Err(StoreError::Full),
         Err(e) => Err(StoreError::Unavailable { detail: format!("cannot make the database file: {}", e.kind()) }),
