@@ -130,6 +130,8 @@ fn read_answer(socket: &OwnedFd) -> Result<Jailed, JailError> {
     loop {
         match wire::receive_report(socket.as_fd()) {
             Ok(None) => break,
+            // It ended without reading the plan: not our verb.
+            Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => break,
             Ok(Some((Report::Started { pid }, Some(pidfd)))) => started = Some(Jailed { pid, pidfd: Arc::new(pidfd) }),
             Ok(Some((Report::Started { .. }, None))) => failed = Some(JailError::Protocol("no pidfd came".into())),
             Ok(Some((Report::Failed(reason), _))) => failed = Some(JailError::Refused(reason)),

@@ -175,6 +175,11 @@ impl QemuEngine {
     }
 }
 
+/// Which QEMU would be used, for the doctor.
+pub(crate) fn find_qemu(config: &QemuConfig) -> Result<(std::path::PathBuf, (u32, u32, u32)), EngineError> {
+    find::qemu(config.qemu_path.as_deref()).map(|qemu| (qemu.path, qemu.version))
+}
+
 fn group(config: &QemuConfig, slot: u32) -> String {
     format!("{}/slot-{slot}", config.cgroup_parent())
 }
