@@ -239,6 +239,11 @@ impl Exec {
         lock(&self.state).exit.as_ref().map_or_else(|| self.started.elapsed(), |(_, duration)| *duration)
     }
 
+    pub fn ended_within(&self, limit: Duration) -> bool {
+        let state = lock(&self.state);
+        state.exit.as_ref().is_some_and(|(_, duration)| self.started.elapsed().saturating_sub(*duration) < limit)
+    }
+
     /// Oldest and next offset of the output.
     pub fn span(&self) -> (u64, u64) {
         let state = lock(&self.state);

@@ -5,9 +5,15 @@
 //! | control | `aether.guest.v1.Guest` |
 //! | data | `aether.guest.v1.Exec`, `process.Process`, `filesystem.Filesystem`, `/files`, `/archive`, `/health` |
 
+pub mod access;
+pub mod archive;
 pub mod exec;
+pub mod files;
+pub mod filesystem;
 pub mod guest;
+pub mod http;
 mod names;
+pub mod process;
 pub mod quiesce;
 mod stats;
 
@@ -38,7 +44,10 @@ pub struct Routes {
 pub fn routes(guest: &Arc<Guest>, lane: Lane) -> Routes {
     let router = match lane {
         Lane::Control => Router::new().add_service(Arc::new(guest::Service(guest.clone()))),
-        Lane::Data => Router::new().add_service(Arc::new(exec::Service(guest.clone()))),
+        Lane::Data => Router::new()
+            .add_service(Arc::new(exec::Service(guest.clone())))
+            .add_service(Arc::new(process::Service(guest.clone())))
+            .add_service(Arc::new(filesystem::Service(guest.clone()))),
     };
     let limits = Limits::default().with_max_request_body_size(MESSAGE_SIZE).with_max_message_size(MESSAGE_SIZE);
     let rpc = TowerToHyperService::new(ConnectRpcService::new(router).with_limits(limits));
@@ -51,6 +60,9 @@ impl hyper::service::Service<::http::Request<Incoming>> for Routes {
     type Future = Answer;
 
     fn call(&self, request: ::http::Request<Incoming>) -> Answer {
+        if self.lane == Lane::Data && http::is_ours(request.uri().path()) {
+            return Box::pin(http::answer(self.guest.clone(), request));
+        }
         let answer = self.rpc.call(request);
         Box::pin(async move {
             let answer = answer.await?;

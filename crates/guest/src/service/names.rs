@@ -17,7 +17,7 @@ fn replace(path: &str, text: &str) -> io::Result<()> {
     fs::rename(&temporary, path)
 }
 
-pub fn write(hostname: &str, dns: &str, network: Option<&Config>, entropy: &[u8]) -> io::Result<()> {
+pub(super) fn write(hostname: &str, dns: &str, network: Option<&Config>, entropy: &[u8]) -> io::Result<()> {
     if !hostname.is_empty() {
         if !valid_hostname(hostname) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "bad hostname"));

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// Over which the percentage is measured.
 const SAMPLE: Duration = Duration::from_millis(100);
 
-pub async fn read() -> StatsResponse {
+pub(super) async fn read() -> StatsResponse {
     let before = cpu(&text("/proc/stat"));
     tokio::time::sleep(SAMPLE).await;
     let after = cpu(&text("/proc/stat"));
