@@ -29,7 +29,7 @@ const NAME_TRIES: usize = 3;
 
 /// Create an agent and start it.
 #[utoipa::path(
-    post, path = "/v1/agents", tag = "agents", request_body = AgentConfig,
+    post, path = "/v1/agents", operation_id = "create_agent", tag = "agents", request_body = AgentConfig,
     params(
         ("wait" = Option<String>, Query, description = "`running`: answer when it runs, or 202 after at most 60 s"),
         ("Idempotency-Key" = Option<String>, Header, description = "A repeat answers with the first agent"),
@@ -126,7 +126,7 @@ fn wait_for(params: &mut Params, state: &str) -> bool {
 
 /// List the tenant's agents, newest first.
 #[utoipa::path(
-    get, path = "/v1/agents", tag = "agents",
+    get, path = "/v1/agents", operation_id = "list_agents", tag = "agents",
     params(
         ("page" = Option<u32>, Query, description = "From 1; `cursor` wins over it"),
         ("per_page" = Option<u32>, Query, description = "1 to 100, default 20"),
@@ -191,7 +191,7 @@ fn pairs(params: &mut Params, name: &str) -> BTreeMap<String, String> {
 
 /// One agent, by id, name or alias.
 #[utoipa::path(
-    get, path = "/v1/agents/{id}", tag = "agents",
+    get, path = "/v1/agents/{id}", operation_id = "get_agent", tag = "agents",
     params(
         ("id" = String, Path, description = "Id, name or alias"),
         ("show" = Option<String>, Query, description = "`env`: values too; needs agent:read_env, audited"),
@@ -223,7 +223,7 @@ pub(crate) async fn get(
 
 /// Delete an agent, from whatever state, with its disk.
 #[utoipa::path(
-    delete, path = "/v1/agents/{id}", tag = "agents",
+    delete, path = "/v1/agents/{id}", operation_id = "delete_agent", tag = "agents",
     params(
         ("id" = String, Path, description = "Id, name or alias"),
         ("grace" = Option<String>, Query, description = "Seconds from the signal to the kill: 1, at most 30"),
@@ -248,7 +248,7 @@ pub(crate) async fn delete(
 
 /// Start a stopped or failed agent on its disk.
 #[utoipa::path(
-    post, path = "/v1/agents/{id}/start", tag = "agents",
+    post, path = "/v1/agents/{id}/start", operation_id = "start_agent", tag = "agents",
     params(
         ("id" = String, Path, description = "Id, name or alias"),
         ("wait" = Option<String>, Query, description = "`running`: answer when it runs, or 202 after at most 60 s"),
@@ -274,7 +274,7 @@ pub(crate) async fn start(
 
 /// Stop a running agent; its disk is kept.
 #[utoipa::path(
-    post, path = "/v1/agents/{id}/stop", tag = "agents", request_body = Option<StopRequest>,
+    post, path = "/v1/agents/{id}/stop", operation_id = "stop_agent", tag = "agents", request_body = Option<StopRequest>,
     params(
         ("id" = String, Path, description = "Id, name or alias"),
         ("wait" = Option<String>, Query, description = "`stopped`: answer when it is, or 202 after at most 60 s"),
@@ -323,7 +323,7 @@ async fn answer(
 
 /// Ask the guest whether it is well.
 #[utoipa::path(
-    get, path = "/v1/agents/{id}/health", tag = "agents",
+    get, path = "/v1/agents/{id}/health", operation_id = "agent_health", tag = "agents",
     params(("id" = String, Path, description = "Id, name or alias")),
     responses((status = 200, body = AgentHealth), (status = 404, body = Problem))
 )]
@@ -360,7 +360,7 @@ pub(crate) async fn health(
 
 /// What the agent uses now.
 #[utoipa::path(
-    get, path = "/v1/agents/{id}/stats", tag = "agents",
+    get, path = "/v1/agents/{id}/stats", operation_id = "agent_stats", tag = "agents",
     params(("id" = String, Path, description = "Id, name or alias")),
     responses((status = 200, body = AgentStats), (status = 404, body = Problem), (status = 409, body = Problem))
 )]

@@ -20,7 +20,7 @@ const MAX_SIGNAL: usize = 16;
 
 /// Run a command and answer with its output. A non-zero exit is still 200.
 #[utoipa::path(
-    post, path = "/v1/agents/{id}/exec", tag = "exec", request_body = ExecRequest,
+    post, path = "/v1/agents/{id}/exec", operation_id = "exec", tag = "exec", request_body = ExecRequest,
     params(
         ("id" = String, Path, description = "Id, name or alias"),
         ("wait" = Option<bool>, Query, description = "Wait until the agent runs, at most 60 s"),
@@ -62,7 +62,7 @@ pub(super) async fn runnable(app: &App, caller: &Caller, id: &str, wait: bool) -
 
 /// The execs of a running agent.
 #[utoipa::path(
-    get, path = "/v1/agents/{id}/execs", tag = "exec",
+    get, path = "/v1/agents/{id}/execs", operation_id = "list_execs", tag = "exec",
     params(("id" = String, Path, description = "Id, name or alias")),
     responses((status = 200, body = Vec<ExecInfo>), (status = 404, body = Problem), (status = 409, body = Problem))
 )]
@@ -81,7 +81,7 @@ pub(crate) async fn list(
 
 /// One exec: its state, and its output from an offset.
 #[utoipa::path(
-    get, path = "/v1/agents/{id}/execs/{exec_id}", tag = "exec",
+    get, path = "/v1/agents/{id}/execs/{exec_id}", operation_id = "get_exec", tag = "exec",
     params(
         ("id" = String, Path, description = "Id, name or alias"),
         ("exec_id" = String, Path),
@@ -115,7 +115,7 @@ pub(crate) async fn get(
 
 /// Send a signal to an exec.
 #[utoipa::path(
-    post, path = "/v1/agents/{id}/execs/{exec_id}/signal", tag = "exec", request_body = SignalRequest,
+    post, path = "/v1/agents/{id}/execs/{exec_id}/signal", operation_id = "signal_exec", tag = "exec", request_body = SignalRequest,
     params(("id" = String, Path, description = "Id, name or alias"), ("exec_id" = String, Path)),
     responses((status = 204), (status = 400, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem))
 )]

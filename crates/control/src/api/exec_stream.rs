@@ -43,7 +43,7 @@ const SILENCE: Duration = Duration::from_secs(65);
 
 /// Run a command or a terminal over a WebSocket.
 #[utoipa::path(
-    get, path = "/v1/agents/{id}/exec", tag = "exec",
+    get, path = "/v1/agents/{id}/exec", operation_id = "exec_stream", tag = "exec",
     params(
         ("id" = String, Path, description = "Id, name or alias"),
         ("wait" = Option<bool>, Query, description = "Wait until the agent runs, at most 60 s"),

@@ -62,7 +62,7 @@ async fn reach(app: &App, caller: &Caller, id: &str) -> Result<(DataClient, Stri
 
 /// Read a file, or a folder as a tar; or look at it.
 #[utoipa::path(
-    get, path = "/v1/agents/{id}/files", tag = "files",
+    get, path = "/v1/agents/{id}/files", operation_id = "read_file", tag = "files",
     params(
         ("id" = String, Path, description = "Id, name or alias"),
         ("path" = String, Query, description = "Absolute path in the sandbox"),
@@ -252,7 +252,7 @@ const MODE: HeaderName = HeaderName::from_static("x-aether-file-mode");
 
 /// What a path is, in headers.
 #[utoipa::path(
-    head, path = "/v1/agents/{id}/files", tag = "files",
+    head, path = "/v1/agents/{id}/files", operation_id = "stat_file", tag = "files",
     params(
         ("id" = String, Path, description = "Id, name or alias"),
         ("path" = String, Query, description = "Absolute path in the sandbox"),
@@ -290,7 +290,7 @@ pub(crate) async fn head(
 
 /// Write a file, or unpack a tar into a folder.
 #[utoipa::path(
-    put, path = "/v1/agents/{id}/files", tag = "files",
+    put, path = "/v1/agents/{id}/files", operation_id = "write_file", tag = "files",
     params(
         ("id" = String, Path, description = "Id, name or alias"),
         ("path" = String, Query, description = "Absolute path in the sandbox; of the folder for a tar"),
@@ -382,7 +382,7 @@ pub(super) async fn upload<M, T>(
 
 /// Remove a file, or a folder with all in it.
 #[utoipa::path(
-    delete, path = "/v1/agents/{id}/files", tag = "files",
+    delete, path = "/v1/agents/{id}/files", operation_id = "delete_file", tag = "files",
     params(
         ("id" = String, Path, description = "Id, name or alias"),
         ("path" = String, Query, description = "Absolute path in the sandbox"),

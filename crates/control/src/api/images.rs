@@ -32,7 +32,7 @@ const CHUNK: usize = 64 * 1024;
 const MAX_FIELD: usize = 4096;
 
 /// The tenant's images.
-#[utoipa::path(get, path = "/v1/images", tag = "images", responses((status = 200, body = Vec<ImageInfo>)))]
+#[utoipa::path(get, path = "/v1/images", operation_id = "list_images", tag = "images", responses((status = 200, body = Vec<ImageInfo>)))]
 pub(crate) async fn list(
     State(app): State<App>,
     caller: Caller,
@@ -69,7 +69,7 @@ fn merge(found: &mut BTreeMap<String, ImageInfo>, image: ImageInfo) {
 
 /// One image, by name or digest.
 #[utoipa::path(
-    get, path = "/v1/images/{*name}", tag = "images",
+    get, path = "/v1/images/{*name}", operation_id = "get_image", tag = "images",
     params(("name" = String, Path, description = "Name or digest; a name may hold slashes")),
     responses((status = 200, body = ImageInfo), (status = 404, body = Problem))
 )]
@@ -94,7 +94,7 @@ pub(crate) async fn get(
 
 /// Remove a name, or an image by its digest.
 #[utoipa::path(
-    delete, path = "/v1/images/{*name}", tag = "images",
+    delete, path = "/v1/images/{*name}", operation_id = "remove_image", tag = "images",
     params(("name" = String, Path, description = "Name or digest; a name may hold slashes")),
     responses((status = 204), (status = 404, body = Problem), (status = 409, description = "In use", body = Problem))
 )]
@@ -125,7 +125,7 @@ fn checked_name(name: String) -> Result<String, ApiError> {
 /// Pull an image (JSON), or import an archive; the answer is a line of JSON
 /// per step, the last with `image` or `problem`.
 #[utoipa::path(
-    post, path = "/v1/images", tag = "images",
+    post, path = "/v1/images", operation_id = "add_image", tag = "images",
     params(("name" = Option<String>, Query, description = "With an archive: the image's name")),
     request_body(
         description = "What to pull, or an archive (OCI layout, OCI or docker archive)",

@@ -17,7 +17,7 @@ const MAX_NAME: usize = 64;
 
 /// Make an API key; its secret is shown this once.
 #[utoipa::path(
-    post, path = "/v1/auth/keys", tag = "auth", request_body = KeyRequest,
+    post, path = "/v1/auth/keys", operation_id = "create_key", tag = "auth", request_body = KeyRequest,
     responses((status = 201, body = KeyCreated), (status = 400, body = Problem), (status = 403, body = Problem))
 )]
 pub(crate) async fn create(
@@ -86,7 +86,7 @@ fn checked(app: &App, request: &KeyRequest) -> Result<(Role, Option<BTreeSet<Per
 
 /// List the tenant's keys, without their secrets.
 #[utoipa::path(
-    get, path = "/v1/auth/keys", tag = "auth",
+    get, path = "/v1/auth/keys", operation_id = "list_keys", tag = "auth",
     params(("page" = Option<u32>, Query), ("per_page" = Option<u32>, Query, description = "1 to 100, default 20")),
     responses((status = 200, body = Page<KeyInfo>))
 )]
@@ -107,7 +107,7 @@ pub(crate) async fn list(
 
 /// Revoke a key, at once and for good.
 #[utoipa::path(
-    delete, path = "/v1/auth/keys/{id}", tag = "auth",
+    delete, path = "/v1/auth/keys/{id}", operation_id = "revoke_key", tag = "auth",
     params(("id" = String, Path)),
     responses((status = 204), (status = 404, body = Problem))
 )]

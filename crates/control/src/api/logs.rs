@@ -34,7 +34,7 @@ enum Form {
 
 /// The agent's log.
 #[utoipa::path(
-    get, path = "/v1/agents/{id}/logs", tag = "agents",
+    get, path = "/v1/agents/{id}/logs", operation_id = "agent_logs", tag = "agents",
     params(
         ("id" = String, Path, description = "Id, name or alias"),
         ("follow" = Option<bool>, Query, description = "Go on until the agent ends"),

@@ -20,6 +20,8 @@ mod keys;
 mod logs;
 mod routes;
 mod system;
+#[cfg(test)]
+mod tests;
 
 pub use document::openapi;
 pub(crate) use guard::Caller;

@@ -125,7 +125,7 @@ pub(crate) async fn openapi_json_v1() -> axum::Json<utoipa::openapi::OpenApi> {
 
 /// The nodes with capacity, reservations and the age of their leases.
 #[utoipa::path(
-    get, path = "/v1/scheduler/nodes", tag = "scheduler",
+    get, path = "/v1/scheduler/nodes", operation_id = "list_nodes", tag = "scheduler",
     responses((status = 200, body = Vec<NodeInfo>), (status = 403, body = Problem))
 )]
 pub(crate) async fn nodes(

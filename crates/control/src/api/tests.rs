@@ -1,0 +1,70 @@
+//! The table of routes, the document and the router are one.
+
+use super::routes::{self, Access, Deadline};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+fn checked_in() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/openapi.json")
+}
+
+/// Renew it with `UPDATE_OPENAPI=1 cargo test -p aether-control openapi`.
+#[test]
+fn the_checked_in_openapi_document_is_current() {
+    let text = super::openapi().to_pretty_json().expect("serialises") + "\n";
+    if std::env::var_os("UPDATE_OPENAPI").is_some() {
+        std::fs::write(checked_in(), &text).expect("written");
+    }
+    let found = std::fs::read_to_string(checked_in()).unwrap_or_default();
+    assert!(found == text, "docs/openapi.json is stale: UPDATE_OPENAPI=1 cargo test -p aether-control openapi");
+}
+
+#[test]
+fn every_route_is_documented_once_and_says_who_may() {
+    let document = serde_json::to_value(super::openapi()).expect("serialises");
+    let mut routed = BTreeSet::new();
+    for entry in routes::table() {
+        let path = super::document::documented(&entry.path);
+        let item = serde_json::to_value(entry.document.paths.values().next()).expect("serialises");
+        let method = item.as_object().and_then(|o| o.keys().next()).cloned().expect("one method");
+        let operation = &document["paths"][&path][&method];
+        assert!(operation["operationId"].is_string(), "{method} {path}");
+        let text = operation["description"].as_str().unwrap_or_default();
+        match entry.rule.access {
+            Access::Needs(permission) => assert!(text.contains(permission.as_str()), "{method} {path}"),
+            Access::Open | Access::Metrics => assert!(!text.contains("Needs `"), "{method} {path}"),
+        }
+        assert!(routed.insert((method, path)), "a route stands twice in the table");
+    }
+    let documented: usize = document["paths"]
+        .as_object()
+        .expect("paths")
+        .values()
+        .map(|item| item.as_object().map_or(0, serde_json::Map::len))
+        .sum();
+    assert_eq!(documented, routed.len());
+}
+
+#[test]
+fn open_routes_are_the_known_ones() {
+    let open: Vec<String> = routes::table()
+        .into_iter()
+        .filter(|e| !matches!(e.rule.access, Access::Needs(_)))
+        .inspect(|e| assert_eq!(e.rule.deadline, Deadline::Short))
+        .map(|e| e.path)
+        .collect();
+    let known = ["/health", "/v1/health", "/readiness", "/metrics", "/v1/version", "/openapi.json", "/v1/openapi.json"];
+    assert_eq!(open, known);
+}
+
+#[test]
+fn operation_ids_differ() {
+    let document = serde_json::to_value(super::openapi()).expect("serialises");
+    let mut ids = BTreeSet::new();
+    for item in document["paths"].as_object().expect("paths").values() {
+        for operation in item.as_object().expect("item").values() {
+            let id = operation["operationId"].as_str().expect("id").to_owned();
+            assert!(ids.insert(id.clone()), "{id} stands twice");
+        }
+    }
+}

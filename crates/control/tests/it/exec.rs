@@ -1,0 +1,107 @@
+use crate::harness::{ok, problem, start};
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+
+#[tokio::test]
+async fn request_and_answer() {
+    let server = start().await;
+    let id = server.agent("runner").await;
+    let (status, result) = server.exec(&id, json!({ "command": ["echo", "hi"] })).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!((result["stdout"].as_str(), result["exit_code"].as_i64()), (Some("hi\n"), Some(0)));
+    let (status, result) = server.exec(&id, json!({ "command": ["exit", "3"] })).await;
+    assert_eq!((status, result["exit_code"].as_i64()), (StatusCode::OK, Some(3)));
+    let (_, result) = server.exec(&id, json!({ "command": ["warn", "w"] })).await;
+    assert_eq!((result["stdout"].as_str(), result["stderr"].as_str()), (Some(""), Some("w")));
+    let long = "z".repeat(300_000);
+    let (_, result) = server.exec(&id, json!({ "command": ["cat"], "stdin": long })).await;
+    assert_eq!(result["stdout"].as_str().map(str::len), Some(300_000));
+    let (_, result) = server.exec(&id, json!({ "command": ["flood", "3000000"] })).await;
+    assert_eq!((result["stdout"].as_str().map(str::len), &result["truncated"]), (Some(1 << 20), &json!(true)));
+    let (status, result) = server.exec(&id, json!({ "command": ["vanish"] })).await;
+    assert_eq!((status, result["outcome"].as_str()), (StatusCode::OK, Some("unknown")));
+    let (_, result) = server.exec(&id, json!({ "command": ["nope"] })).await;
+    assert_eq!(result["exit_code"], 127);
+}
+
+#[tokio::test]
+async fn what_cannot_run_is_explained() {
+    let server = start().await;
+    let id = server.agent("runner").await;
+    let path = format!("/v1/agents/{id}/exec");
+    for bad in [
+        json!({}),
+        json!({ "command": ["a"], "timeout": 301 }),
+        json!({ "command": ["a"], "tty": true }),
+        json!({ "command": ["a"], "cwd": "x" }),
+        json!({ "command": ["a"], "shell": true }),
+    ] {
+        problem(server.post(&path, bad), 400, "VALIDATION_ERROR").await;
+    }
+    problem(server.post("/v1/agents/absent/exec", json!({ "command": ["a"] })), 404, "NOT_FOUND").await;
+    ok(server.request(Method::POST, &format!("/v1/agents/{id}/stop?wait=stopped"))).await;
+    let body = problem(server.post(&path, json!({ "command": ["echo", "a"] })), 409, "CONFLICT").await;
+    assert!(body["detail"].as_str().is_some_and(|d| d.contains("stopped")) && body["remedy"] == "Start it first.");
+    problem(server.get(&path), 409, "CONFLICT").await;
+}
+
+#[tokio::test]
+async fn a_timeout_kills_and_names_the_exec() {
+    let server = start().await;
+    let id = server.agent("runner").await;
+    let body = json!({ "command": ["sleep"], "timeout": 1 });
+    let body = problem(server.post(&format!("/v1/agents/{id}/exec"), body), 504, "TIMEOUT").await;
+    let instance = body["instance"].as_str().expect("instance");
+    assert!(instance.starts_with(&format!("/v1/agents/{id}/execs/exe")), "{instance}");
+    let (status, exec) = ok(server.get(&format!("{instance}?offset=5"))).await;
+    assert_eq!((status, exec["output"][0]["data"].as_str()), (StatusCode::OK, Some("bGF0ZQ==")));
+    assert_eq!((exec["next_offset"].as_u64(), exec["output"][0]["stream"].as_str()), (Some(9), Some("stderr")));
+}
+
+#[tokio::test]
+async fn an_idempotency_key_runs_once() {
+    let server = start().await;
+    let id = server.agent("runner").await;
+    let path = format!("/v1/agents/{id}/exec");
+    let keyed =
+        |command: &str| server.post(&path, json!({ "command": ["echo", command] })).header("idempotency-key", "k");
+    let (_, first) = ok(keyed("a")).await;
+    let (_, again) = ok(keyed("a")).await;
+    assert_eq!(first["exec_id"], again["exec_id"]);
+    assert_eq!(again["stdout"], "again\n", "a repeat attaches");
+    assert_eq!(server.node.runs(first["exec_id"].as_str().expect("id")), 1);
+    problem(keyed("b"), 422, "IDEMPOTENCY_MISMATCH").await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_kills_nothing_and_the_end_is_recorded() {
+    let server = start().await;
+    let id = server.agent("runner").await;
+    let request = server.post(&format!("/v1/agents/{id}/exec"), json!({ "command": ["sleep"], "timeout": 60 }));
+    let call = tokio::spawn(request.send());
+    server.until(|s| async move { s.node.all_runs() == 1 }).await;
+    call.abort();
+    let (_, execs) = ok(server.get(&format!("/v1/agents/{id}/execs"))).await;
+    let exec = execs[0]["exec_id"].as_str().expect("one").to_owned();
+    let path = format!("/v1/agents/{id}/execs/{exec}/signal");
+    problem(server.post(&path, json!({ "signal": "no way" })), 400, "VALIDATION_ERROR").await;
+    let (status, _) = ok(server.post(&path, json!({ "signal": "SIGTERM" }))).await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    let scope = aether_core::TenantScope::system("default".parse().expect("tenant"), "test");
+    let agent: aether_core::AgentId = id.parse().expect("id");
+    server
+        .until(|s| {
+            let (scope, agent) = (scope.clone(), agent.clone());
+            async move {
+                let rows = s.store.list_execs(&scope, &agent, 10).await.expect("rows");
+                rows[0]
+                    .end
+                    .as_ref()
+                    .is_some_and(|e| e.outcome == "exited" && e.exit_signal.as_deref() == Some("SIGTERM"))
+            }
+        })
+        .await;
+    for bad in [format!("/v1/agents/{id}/execs/exec0aaaaaaaaaaaaaaaa"), format!("/v1/agents/{id}/execs/x")] {
+        problem(server.get(&bad), 404, "NOT_FOUND").await;
+    }
+}

@@ -1,0 +1,207 @@
+//! A whole control plane on loopback and a Unix socket, with a real SQLite
+//! store and a scripted node.
+
+use crate::node::FakeNode;
+use aether_control::auth::{ApiKey, Pepper};
+use aether_control::{ApiListeners, Control, ControlConfig, DataDialer, DialError};
+use aether_core::principal::Credential;
+use aether_core::source::{OsRng, SystemClock};
+use aether_core::{KeyId, NodeId, Permission, Principal, Role, TenantId};
+use aether_proto::pipe::{Connector, pipe};
+use aether_store::{NewKey, SealKey, Store, StoreConfig};
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+struct Pipe(Connector);
+
+#[async_trait::async_trait]
+impl DataDialer for Pipe {
+    async fn dial(&self, _: &NodeId, _: Option<&str>) -> Result<Channel, DialError> {
+        Ok(self.0.channel())
+    }
+}
+
+pub struct Server {
+    pub url: String,
+    pub address: std::net::SocketAddr,
+    pub socket: PathBuf,
+    pub database: PathBuf,
+    pub node: FakeNode,
+    pub store: Store,
+    pub client: reqwest::Client,
+    pub admin: String,
+    pub stop: CancellationToken,
+    pub stop_node: CancellationToken,
+    pub control: Connector,
+    pub done: tokio::task::JoinHandle<()>,
+    pepper: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+pub async fn start() -> Server {
+    start_with(|_| {}).await
+}
+
+pub async fn start_with(change: impl FnOnce(&mut ControlConfig)) -> Server {
+    let dir = tempfile::tempdir().expect("dir");
+    let database = dir.path().join("store.db");
+    let clock = Arc::new(SystemClock::default());
+    let cfg = StoreConfig::Sqlite { path: database.clone() };
+    let store = Store::connect(cfg, SealKey::from_bytes([7; 32]), clock.clone(), Arc::new(OsRng)).await.expect("store");
+    store.migrate_up().await.expect("migrates");
+    let pepper = dir.path().join("pepper");
+    let mut cfg = ControlConfig::new("test-server", &pepper);
+    change(&mut cfg);
+    let first = aether_control::first_admin_key(&store, &pepper, &OsRng).await.expect("key").expect("the first");
+    let control = Control::start(cfg, store.clone(), clock, Arc::new(OsRng)).await.expect("starts");
+    let (to_control, incoming) = pipe();
+    let service = control.node_control_service();
+    let stop = CancellationToken::new();
+    let served = stop.clone();
+    tokio::spawn(async move {
+        let server = tonic::transport::Server::builder().add_service(service);
+        let _ = server.serve_with_incoming_shutdown(incoming, served.cancelled_owned()).await;
+    });
+    let node = FakeNode::default();
+    let stop_node = stop.child_token();
+    let data = node.serve(stop.clone());
+    tokio::spawn(node.clone().session(to_control.clone(), 1, stop_node.clone()));
+    let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let socket = dir.path().join("aether.sock");
+    let unix = tokio::net::UnixListener::bind(&socket).expect("binds");
+    let address = tcp.local_addr().expect("address");
+    let listeners = ApiListeners { tcp: vec![tcp], unix: vec![unix] };
+    let run = control.run(listeners, Arc::new(Pipe(data)), stop.clone());
+    let done = tokio::spawn(async move { run.await.expect("runs") });
+    let server = Server {
+        url: format!("http://{address}"),
+        address,
+        socket,
+        database,
+        node,
+        store,
+        client: reqwest::Client::builder().no_proxy().build().expect("client"),
+        admin: first.expose().to_owned(),
+        stop,
+        stop_node,
+        control: to_control,
+        done,
+        pepper,
+        _dir: dir,
+    };
+    server.until(|s| async move { !s.store.nodes().await.expect("nodes").is_empty() }).await;
+    server
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Server {
+    /// As the admin of `default`.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.as_key(&self.admin, method, path)
+    }
+
+    pub fn as_key(&self, key: &str, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.url)).bearer_auth(key)
+    }
+
+    pub fn get(&self, path: &str) -> RequestBuilder {
+        self.request(Method::GET, path)
+    }
+
+    pub fn post(&self, path: &str, body: Value) -> RequestBuilder {
+        self.request(Method::POST, path).json(&body)
+    }
+
+    /// A running agent's id.
+    pub async fn agent(&self, name: &str) -> String {
+        let body = json!({ "image": "python:3.11", "name": name });
+        let (status, agent) = ok(self.post("/v1/agents?wait=running", body)).await;
+        assert_eq!((status, agent["status"].as_str()), (StatusCode::CREATED, Some("running")), "{agent}");
+        agent["id"].as_str().expect("id").to_owned()
+    }
+
+    pub async fn exec(&self, id: &str, body: Value) -> (StatusCode, Value) {
+        ok(self.post(&format!("/v1/agents/{id}/exec"), body)).await
+    }
+
+    /// A key of a tenant (made if need be).
+    pub async fn key(&self, tenant: &str, role: Role, scopes: Option<BTreeSet<Permission>>) -> String {
+        let tenant: TenantId = tenant.parse().expect("tenant");
+        let _ = self.store.create_tenant(&tenant, tenant.as_str()).await;
+        let key = ApiKey::generate(&OsRng);
+        let hash = Pepper::load_or_create(&self.pepper, &OsRng).expect("pepper").hash(&key);
+        let by = Principal::new(tenant, Credential::Anonymous, Role::Admin, None);
+        let new = NewKey {
+            id: KeyId::generate("c0", &OsRng),
+            name: "k".into(),
+            hash,
+            prefix: key.prefix(),
+            role,
+            scopes,
+            expires_at: None,
+        };
+        self.store.create_key(&by.scope(), new).await.expect("key");
+        key.text().expose().to_owned()
+    }
+
+    /// Waits for a condition, long.
+    pub async fn until<'a, F: Future<Output = bool>>(&'a self, condition: impl Fn(&'a Self) -> F) {
+        for _ in 0..1200 {
+            if condition(self).await {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the condition never came");
+    }
+}
+
+/// Status and JSON body.
+pub async fn ok(request: RequestBuilder) -> (StatusCode, Value) {
+    let response = request.send().await.expect("answered");
+    let status = response.status();
+    let bytes = response.bytes().await.expect("body");
+    let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).expect("JSON") };
+    (status, body)
+}
+
+/// A problem document with everything that it must have.
+pub async fn problem(request: RequestBuilder, status: u16, code: &str) -> Value {
+    let response = request.send().await.expect("answered");
+    let got = response.status();
+    let kind = response.headers().get("content-type").cloned();
+    let text = response.text().await.expect("body");
+    assert_eq!(got.as_u16(), status, "{text}");
+    assert_eq!(kind.as_ref().and_then(|k| k.to_str().ok()), Some("application/problem+json"), "{text}");
+    let body: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((body["code"].as_str(), body["status"].as_u64()), (Some(code), Some(u64::from(status))), "{text}");
+    for field in ["type", "title", "detail", "remedy", "suggestion", "request_id"] {
+        assert!(body[field].as_str().is_some_and(|t| !t.is_empty()), "{field} in {text}");
+    }
+    assert!(body["retryable"].is_boolean());
+    body
+}
+
+/// One request over the Unix socket.
+pub async fn over_socket(socket: &Path, path: &str) -> (StatusCode, Value) {
+    let stream = tokio::net::UnixStream::connect(socket).await.expect("connects");
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.expect("handshake");
+    tokio::spawn(connection);
+    let request = http::Request::get(path).header("host", "aether").body(String::new()).expect("request");
+    let response = sender.send_request(request).await.expect("answered");
+    let status = StatusCode::from_u16(response.status().as_u16()).expect("status");
+    let bytes = http_body_util::BodyExt::collect(response.into_body()).await.expect("body").to_bytes();
+    (status, serde_json::from_slice(&bytes).expect("JSON"))
+}

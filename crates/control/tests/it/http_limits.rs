@@ -1,0 +1,100 @@
+//! Limits, problem documents outside the handlers, drain, a locked store.
+
+use crate::harness::{ok, problem, start, start_with};
+use reqwest::Method;
+use serde_json::json;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+#[tokio::test]
+async fn every_error_is_a_problem_document() {
+    let server = start().await;
+    problem(server.get("/nowhere"), 404, "NOT_FOUND").await;
+    problem(server.get("/v1/agents/a/b/c/d"), 404, "NOT_FOUND").await;
+    problem(server.request(Method::PATCH, "/v1/agents"), 405, "METHOD_NOT_ALLOWED").await;
+    let refused = server.request(Method::PATCH, "/v1/agents").send().await.expect("answered");
+    assert!(refused.headers()["allow"].to_str().is_ok_and(|a| a.contains("POST")));
+    problem(server.get("/v1/agents/%ff"), 400, "BAD_REQUEST").await;
+    let response = server.get("/health").header("x-request-id", "mine-1").send().await.expect("answered");
+    let headers = response.headers();
+    assert_eq!(headers["x-request-id"], "mine-1");
+    assert_eq!(
+        (&headers["x-content-type-options"], &headers["cache-control"]),
+        (&"nosniff".parse().expect("v"), &"no-store".parse().expect("v"))
+    );
+    assert!(headers.get("access-control-allow-origin").is_none());
+    let hostile = server.get("/nowhere").header("x-request-id", "a b").send().await.expect("answered");
+    assert!(hostile.headers()["x-request-id"].to_str().is_ok_and(|id| id.starts_with("req")));
+    let (status, ready) = ok(server.get("/readiness")).await;
+    assert_eq!((status.as_u16(), ready["checks"]["store"]["ok"].as_bool()), (200, Some(true)));
+}
+
+async fn closed_within(mut stream: TcpStream, limit: Duration) -> bool {
+    let mut buf = [0; 1024];
+    let ended = async { while stream.read(&mut buf).await.is_ok_and(|n| n > 0) {} };
+    tokio::time::timeout(limit, ended).await.is_ok()
+}
+
+#[tokio::test]
+async fn slow_clients_are_cut() {
+    let server = start_with(|cfg| cfg.limits.header_timeout = Duration::from_millis(500)).await;
+    for begin in ["", "P", "GET / HTTP/1.1\r\nhost: a\r\nx: ", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+        let mut stream = TcpStream::connect(server.address).await.expect("connects");
+        stream.write_all(begin.as_bytes()).await.expect("written");
+        assert!(closed_within(stream, Duration::from_secs(20)).await, "{begin:?} was left open");
+    }
+    let mut stream = TcpStream::connect(server.address).await.expect("connects");
+    let head = format!("GET /health HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "y".repeat(200_000));
+    let _ = stream.write_all(head.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await;
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 431"), "{}", String::from_utf8_lossy(&answer));
+}
+
+#[tokio::test]
+async fn a_body_that_never_comes_meets_the_deadline() {
+    let server = start_with(|cfg| cfg.deadlines.short = Duration::from_millis(500)).await;
+    let body = futures::stream::pending::<Result<bytes::Bytes, std::io::Error>>();
+    let request = server.request(Method::POST, "/v1/auth/keys").header("content-type", "application/json");
+    problem(request.body(reqwest::Body::wrap_stream(body)), 504, "TIMEOUT").await;
+}
+
+#[tokio::test]
+async fn connections_from_one_address_are_bounded() {
+    let server = start_with(|cfg| cfg.limits.max_connections_per_address = 3).await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(TcpStream::connect(server.address).await.expect("connects"));
+    }
+    let more = TcpStream::connect(server.address).await.expect("connects");
+    assert!(closed_within(more, Duration::from_secs(20)).await);
+}
+
+#[tokio::test]
+async fn running_requests_end_before_the_server() {
+    let mut server = start().await;
+    let id = server.agent("last").await;
+    let request = server.post(&format!("/v1/agents/{id}/exec"), json!({ "command": ["sleep"], "timeout": 2 }));
+    let call = tokio::spawn(request.send());
+    server.until(|s| async move { s.node.all_runs() == 1 }).await;
+    // Of the control plane alone: the node's side goes on.
+    server.stop.cancel();
+    let done = tokio::time::timeout(Duration::from_secs(60), &mut server.done).await;
+    assert!(done.is_ok_and(|d| d.is_ok()), "the server ends");
+    assert!(call.await.expect("joined").is_ok(), "the running request was answered");
+    assert!(TcpStream::connect(server.address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_locked_store_is_a_503_and_heals() {
+    let server = start_with(|cfg| cfg.deadlines.short = Duration::from_secs(60)).await;
+    let lock = rusqlite::Connection::open(&server.database).expect("opens");
+    lock.execute_batch("BEGIN IMMEDIATE").expect("locks");
+    let body = problem(server.post("/v1/agents", json!({ "image": "never" })), 503, "SERVICE_UNAVAILABLE").await;
+    assert!(body["retry_after"].is_u64() && !body.to_string().contains("sqlite"));
+    lock.execute_batch("ROLLBACK").expect("unlocks");
+    server
+        .until(|s| async move { ok(s.post("/v1/agents", json!({ "image": "never" }))).await.0.as_u16() == 201 })
+        .await;
+}

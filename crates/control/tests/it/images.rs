@@ -1,0 +1,47 @@
+use crate::harness::{ok, problem, start};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+async fn lines(request: reqwest::RequestBuilder) -> Vec<Value> {
+    let response = request.send().await.expect("answered");
+    assert_eq!(response.headers()["content-type"], "application/x-ndjson");
+    let text = response.text().await.expect("text");
+    text.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect()
+}
+
+#[tokio::test]
+async fn pull_import_list_get_remove() {
+    let server = start().await;
+    let steps = lines(server.post("/v1/images", json!({ "reference": "localhost:5000/team/python:3.11" }))).await;
+    let last = steps.last().expect("steps");
+    assert_eq!((last["phase"].as_str(), last["image"]["state"].as_str()), (Some("done"), Some("ready")));
+    let name = "/v1/images/localhost:5000/team/python:3.11";
+    let (_, image) = ok(server.get(name)).await;
+    assert_eq!(image["config"]["Env"][0], "A=b");
+    assert_eq!(ok(server.get("/v1/images")).await.1.as_array().map(Vec::len), Some(1));
+    assert_eq!(ok(server.request(Method::DELETE, name)).await.0.as_u16(), 204);
+    problem(server.get(name), 404, "NOT_FOUND").await;
+    problem(server.request(Method::DELETE, "/v1/images/busy"), 409, "CONFLICT").await;
+    let archive = vec![7u8; 3 << 20];
+    let import = server.request(Method::POST, "/v1/images?name=mine:1").header("content-type", "application/x-tar");
+    let steps = lines(import.body(archive)).await;
+    assert_eq!(steps.last().expect("steps")["done_bytes"], 3 << 20);
+}
+
+#[tokio::test]
+async fn failures_are_told() {
+    let server = start().await;
+    problem(server.post("/v1/images", json!({ "reference": "absent" })), 404, "NOT_FOUND").await;
+    let steps = lines(server.post("/v1/images", json!({ "reference": "cut" }))).await;
+    let last = steps.last().expect("steps");
+    assert_eq!(
+        (last["phase"].as_str(), last["problem"]["code"].as_str()),
+        (Some("failed"), Some("SERVICE_UNAVAILABLE"))
+    );
+    assert!(!last.to_string().contains("10.1.2.3"));
+    problem(server.post("/v1/images", json!({ "reference": "UPPER" })), 400, "VALIDATION_ERROR").await;
+    problem(server.post("/v1/images?name=x", json!({ "reference": "a" })), 400, "VALIDATION_ERROR").await;
+    problem(server.request(Method::POST, "/v1/images").body("x"), 415, "UNSUPPORTED_MEDIA_TYPE").await;
+    let bad_name = server.request(Method::POST, "/v1/images?name=!!").header("content-type", "application/x-tar");
+    problem(bad_name.body("x"), 400, "VALIDATION_ERROR").await;
+}

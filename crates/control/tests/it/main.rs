@@ -1,0 +1,13 @@
+//! The control plane over real HTTP and a real store, with a scripted node
+//! at the protocol boundary. Real machines are the end-to-end tests' matter.
+
+mod agents;
+mod auth;
+mod exec;
+mod files;
+mod harness;
+mod http_limits;
+mod images;
+mod node;
+mod sessions;
+mod stream;
