@@ -155,11 +155,6 @@ impl ImageError {
         };
         Problem::new(self.code(), detail, self.remedy())
     }
-
-    /// Whether the same request may succeed soon, without anyone acting.
-    pub(crate) fn transient(&self) -> bool {
-        matches!(self, ImageError::Unreachable { .. } | ImageError::TooSlow { .. } | ImageError::Busy { .. })
-    }
 }
 
 impl From<rusqlite::Error> for ImageError {

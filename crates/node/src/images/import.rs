@@ -270,6 +270,7 @@ impl Contents {
         let mut out = Vec::new();
         for (image, names) in found {
             Manifest::check_total(&image.layers, max_bytes)?;
+            image.check_platform(&Platform::host(), "the archive's image")?;
             let pinned = image.layers.iter().map(|l| pins.pin(&l.digest)).collect();
             for layer in &image.layers {
                 if folders.has_blob(&layer.digest, layer.size) {

@@ -100,6 +100,18 @@ impl Resolved {
         self.layers.iter().map(|l| l.digest.clone()).collect()
     }
 
+    /// A single manifest is for one platform, and its config says which.
+    pub(super) fn check_platform(&self, platform: &Platform, reference: &str) -> Result<(), ImageError> {
+        if self.architecture == platform.architecture {
+            return Ok(());
+        }
+        Err(ImageError::NoPlatform {
+            reference: reference.to_owned(),
+            wanted: platform.to_string(),
+            available: format!("{}/{}", self.os, self.architecture),
+        })
+    }
+
     /// Names the device: the verified inputs and the converter, not what the
     /// image says of itself. So an image can only spoil its own device.
     pub(super) fn device_key(&self) -> String {

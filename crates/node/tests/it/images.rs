@@ -2,6 +2,7 @@
 
 mod archives;
 mod import;
+mod registry;
 
 use aether_core::source::{OsRng, SystemClock};
 use aether_core::{AgentId, TenantId};
