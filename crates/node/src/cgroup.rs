@@ -40,7 +40,7 @@ pub struct Usage {
 /// What this host offers.
 pub fn version() -> Version {
     match rustix::fs::statfs(ROOT) {
-        Ok(fs) if fs.f_type as i64 == libc::CGROUP2_SUPER_MAGIC as i64 => Version::V2,
+        Ok(fs) if fs.f_type == libc::CGROUP2_SUPER_MAGIC => Version::V2,
         Ok(_) if Path::new(ROOT).join("memory/cgroup.procs").exists() => Version::V1,
         _ => Version::None,
     }

@@ -153,7 +153,7 @@ fn disk_space(state_dir: &Path) -> Check {
     let remedy = "free some space, or move `server.state_dir` to a larger disk";
     match rustix::fs::statvfs(&dir) {
         Ok(fs) => {
-            let free_mb = fs.f_bavail * fs.f_frsize >> 20;
+            let free_mb = (fs.f_bavail * fs.f_frsize) >> 20;
             let detail = format!("{} GB free for {}", free_mb / 1024, state_dir.display());
             match free_mb / 1024 {
                 0 => Check::missing("disk", format!("{free_mb} MB free for {}", state_dir.display()), remedy),

@@ -121,7 +121,8 @@ mod tests {
 
     #[test]
     fn each_bad_field_is_named() {
-        let cases: [(fn(&mut QemuConfig), &str); 5] = [
+        type Change = fn(&mut QemuConfig);
+        let cases: [(Change, &str); 5] = [
             (|c| c.run_dir = "run".into(), "absolute"),
             (|c| c.run_dir = format!("/{}", "x".repeat(90)).into(), "run_dir is too long"),
             (|c| c.uid_base = 0, "uid_base"),
