@@ -144,9 +144,11 @@ impl Catalogue {
             let by_digest = [image.digest.clone()];
             for name in if names.is_empty() { &by_digest } else { names } {
                 let old: Option<String> = tx
-                    .query_row("SELECT digest FROM names WHERE tenant = ?1 AND name = ?2", [tenant.as_str(), name], |r| {
-                        r.get(0)
-                    })
+                    .query_row(
+                        "SELECT digest FROM names WHERE tenant = ?1 AND name = ?2",
+                        [tenant.as_str(), name],
+                        |r| r.get(0),
+                    )
                     .optional()?;
                 tx.execute(
                     "INSERT INTO names (tenant, name, digest) VALUES (?1, ?2, ?3)
@@ -170,7 +172,9 @@ impl Catalogue {
             return visible(&db, tenant, name).map(|yes| yes.then(|| name.to_owned()));
         }
         let found =
-            db.query_row("SELECT digest FROM names WHERE tenant = ?1 AND name = ?2", [tenant.as_str(), name], |r| r.get(0));
+            db.query_row("SELECT digest FROM names WHERE tenant = ?1 AND name = ?2", [tenant.as_str(), name], |r| {
+                r.get(0)
+            });
         Ok(found.optional()?)
     }
 
@@ -236,7 +240,9 @@ impl Catalogue {
         self.write(|tx| {
             let whole = aether_core::image::is_digest(name);
             let removed = match whole {
-                true => tx.execute("DELETE FROM names WHERE tenant = ?1 AND digest = ?2", [tenant.as_str(), &digest])?,
+                true => {
+                    tx.execute("DELETE FROM names WHERE tenant = ?1 AND digest = ?2", [tenant.as_str(), &digest])?
+                }
                 false => tx.execute(
                     "DELETE FROM names WHERE tenant = ?1 AND name = ?2 AND digest = ?3",
                     [tenant.as_str(), name, &digest],
@@ -268,8 +274,7 @@ impl Catalogue {
                 [digest, agent.as_str(), tenant.as_str()],
             )?;
             tx.execute("UPDATE images SET unused_since_ms = NULL WHERE digest = ?1", [digest])?;
-            let device: String =
-                tx.query_row("SELECT device FROM images WHERE digest = ?1", [digest], |r| r.get(0))?;
+            let device: String = tx.query_row("SELECT device FROM images WHERE digest = ?1", [digest], |r| r.get(0))?;
             Ok(self.devices.join(device))
         })
     }
@@ -342,8 +347,7 @@ impl Catalogue {
                     continue;
                 }
                 let mut query = tx.prepare("SELECT digest FROM images WHERE device = ?1")?;
-                let digests =
-                    query.query_map([&key], |r| r.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
+                let digests = query.query_map([&key], |r| r.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
                 for digest in digests {
                     tx.execute("DELETE FROM holds WHERE digest = ?1", [&digest])?;
                     tx.execute("DELETE FROM names WHERE digest = ?1", [&digest])?;
@@ -385,7 +389,8 @@ fn agents_of(db: &Connection, tenant: &TenantId, digest: &str) -> Result<u32, Im
 }
 
 fn mark_if_unused(tx: &Transaction<'_>, digest: &str, now: Timestamp) -> Result<(), ImageError> {
-    let sql = format!("UPDATE images SET unused_since_ms = ?2 WHERE digest = ?1 AND unused_since_ms IS NULL AND {UNUSED}");
+    let sql =
+        format!("UPDATE images SET unused_since_ms = ?2 WHERE digest = ?1 AND unused_since_ms IS NULL AND {UNUSED}");
     tx.execute(&sql, params![digest, now.unix_ms()])?;
     Ok(())
 }

@@ -16,7 +16,7 @@ use super::{ImageError, text};
 use crate::cgroup;
 use crate::jail::{self, JailError, JailLimits, Jailed};
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -74,7 +74,11 @@ impl Converter {
 
     /// Makes the image's device, or finds out why it cannot be made. When the
     /// future is dropped the work stops.
-    pub(super) async fn make(&self, image: &Resolved, report: impl Fn(u64) + Send + 'static) -> Result<DeviceRow, ImageError> {
+    pub(super) async fn make(
+        &self,
+        image: &Resolved,
+        report: impl Fn(u64) + Send + 'static,
+    ) -> Result<DeviceRow, ImageError> {
         let permit = self.one.clone().acquire_owned().await.map_err(|_| ImageError::Cancelled)?;
         let stop = CancellationToken::new();
         let on_drop = stop.clone().drop_guard();
@@ -104,7 +108,8 @@ impl Converter {
         cleaned.map_err(|e| ImageError::Converter(e.to_string()))??;
         let (key, folders) = (image.device_key(), self.folders.clone());
         let (name, diff_ids) = (key.clone(), image.diff_ids.clone());
-        let size_bytes = tokio::task::spawn_blocking(move || keep(out, &folders, &name))
+        let uid = self.uid;
+        let size_bytes = tokio::task::spawn_blocking(move || keep(out, &folders, &name, uid))
             .await
             .map_err(|e| ImageError::Converter(e.to_string()))??;
         Ok(DeviceRow { key, size_bytes, converter: convert::VERSION.to_owned(), diff_ids })
@@ -155,6 +160,7 @@ impl Converter {
                 .map(|(n, diff_id)| ConvertLayer { path: in_jail(n), diff_id: diff_id.clone() })
                 .collect(),
             limits: ConvertLimits { bytes: self.max_bytes, entries: MAX_ENTRIES },
+            reserved_id: self.uid,
         };
         let plan = serde_json::to_string(&plan).map_err(|e| ImageError::Converter(e.to_string()))?;
         let exe = fs::canonicalize(&self.aether_exe).map_err(ImageError::io_at("find", &self.aether_exe))?;
@@ -173,9 +179,11 @@ impl Converter {
         })?;
         // Metadata on top of incompressible data stays well below this.
         let quota = self.max_bytes.saturating_add(self.max_bytes / 8).saturating_add(64 << 20);
-        // Without the options for the root it would be writable for everyone.
-        let root = ["-root-mode", "0755", "-root-uid", "0", "-root-gid", "0", "-root-time", "0"];
-        let args = ["-reproducible", "-mkfs-time", "0", "-comp", "lz4", "-no-progress", "-quiet", "-force", "-exit-on-error"];
+        // Without its mode the root would be writable for everyone; its owner
+        // is put right by `give_root_to_root`, which needs a plain id table.
+        let root = ["-root-mode", "0755", "-noId"];
+        let args =
+            ["-reproducible", "-mkfs-time", "0", "-comp", "lz4", "-no-progress", "-quiet", "-force", "-exit-on-error"];
         let command = self
             .command("squash", "/sqfstar", SQUASH_MEMORY_MB, quota)?
             .exec_bind(sqfstar, "/sqfstar")
@@ -280,7 +288,9 @@ fn verdict(group: &str, merged: &Ended, squashed: &Ended, max_bytes: u64) -> Res
 /// The verb's message carries its own limit.
 fn too_large(said: &str, max_bytes: u64) -> ImageError {
     match said.rsplit_once(" is above the limit of ") {
-        Some((what, limit)) => ImageError::TooLarge { what: what.to_owned(), limit: limit.parse().unwrap_or(max_bytes) },
+        Some((what, limit)) => {
+            ImageError::TooLarge { what: what.to_owned(), limit: limit.parse().unwrap_or(max_bytes) }
+        }
         None => ImageError::TooLarge { what: said.to_owned(), limit: max_bytes },
     }
 }
@@ -298,13 +308,12 @@ fn pipe_pair() -> Result<(OwnedFd, OwnedFd), ImageError> {
 }
 
 /// Checks what came out, and gives it its name for good.
-fn keep(out: tempfile::NamedTempFile, folders: &Folders, key: &str) -> Result<u64, ImageError> {
+fn keep(out: tempfile::NamedTempFile, folders: &Folders, key: &str, uid: u32) -> Result<u64, ImageError> {
     let path = folders.devices.join(key);
-    let mut magic = [0u8; 4];
-    let mut file = fs::File::open(out.path()).map_err(ImageError::io("read the device"))?;
+    let mut file = out.as_file();
     let meta = file.metadata().map_err(ImageError::io("read the device"))?;
-    if file.read_exact(&mut magic).is_err() || &magic != b"hsqs" || !meta.is_file() || meta.nlink() != 1 {
-        return Err(ImageError::Converter("what came out is not a squashfs".into()));
+    if !meta.is_file() || meta.nlink() != 1 || give_root_to_root(&mut file, uid).is_err() {
+        return Err(ImageError::Converter("what came out is not the expected squashfs".into()));
     }
     std::os::unix::fs::chown(out.path(), Some(0), Some(0)).map_err(ImageError::io("take the device's file back"))?;
     file.set_permissions(fs::Permissions::from_mode(0o444))
@@ -313,6 +322,44 @@ fn keep(out: tempfile::NamedTempFile, folders: &Folders, key: &str) -> Result<u6
     out.persist(&path).map_err(|e| ImageError::io_at("name", &path)(e.error))?;
     sync_dir(&folders.devices)?;
     Ok(meta.len())
+}
+
+/// sqfstar makes whoever runs it the owner of the root folder and has no
+/// option that works against that. Owners are kept as numbers into a table of
+/// ids; the converter's own becomes 0 there. (Superblock: id count at 26, id
+/// table at 48; the table is a list of blocks of at most 2048 ids, each with a
+/// two-byte header whose top bit says "not compressed".)
+fn give_root_to_root(file: &mut (impl Read + Write + Seek), uid: u32) -> std::io::Result<()> {
+    let odd = || std::io::Error::other("not a squashfs as expected");
+    let mut superblock = [0u8; 96];
+    file.seek(SeekFrom::Start(0))?;
+    file.read_exact(&mut superblock)?;
+    let count = u64::from(u16::from_le_bytes([superblock[26], superblock[27]]));
+    let table = u64::from_le_bytes(superblock[48..56].try_into().map_err(|_| odd())?);
+    if &superblock[..4] != b"hsqs" {
+        return Err(odd());
+    }
+    for block in 0..count.div_ceil(2048) {
+        let mut pointer = [0u8; 8];
+        file.seek(SeekFrom::Start(table.checked_add(block * 8).ok_or_else(odd)?))?;
+        file.read_exact(&mut pointer)?;
+        let at = u64::from_le_bytes(pointer);
+        let mut header = [0u8; 2];
+        file.seek(SeekFrom::Start(at))?;
+        file.read_exact(&mut header)?;
+        let header = u16::from_le_bytes(header);
+        let mut ids = vec![0u8; usize::from(header & 0x7fff)];
+        if header & 0x8000 == 0 || ids.len() > 8192 {
+            return Err(odd());
+        }
+        file.read_exact(&mut ids)?;
+        for id in ids.chunks_exact_mut(4).filter(|id| **id == uid.to_le_bytes()) {
+            id.copy_from_slice(&[0; 4]);
+        }
+        file.seek(SeekFrom::Start(at + 2))?;
+        file.write_all(&ids)?;
+    }
+    Ok(())
 }
 
 /// Nothing but converters runs as this uid.

@@ -118,8 +118,13 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
             drop(table);
             outcome_in.send_replace(Some(result));
         });
-        let flight =
-            Flight { progress: progress.clone(), outcome: outcome.clone(), abort: task.abort_handle(), waiters: 1, number };
+        let flight = Flight {
+            progress: progress.clone(),
+            outcome: outcome.clone(),
+            abort: task.abort_handle(),
+            waiters: 1,
+            number,
+        };
         table.flights.insert(key.to_owned(), flight);
         (seat(number), progress, outcome)
     }

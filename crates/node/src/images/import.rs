@@ -108,7 +108,10 @@ impl Contents {
         while let Some(member) = members.next().map_err(archive_error)? {
             entries += 1;
             if entries > MAX_ENTRIES {
-                return Err(ImageError::TooLarge { what: "the number of entries in the archive".into(), limit: MAX_ENTRIES.into() });
+                return Err(ImageError::TooLarge {
+                    what: "the number of entries in the archive".into(),
+                    limit: MAX_ENTRIES.into(),
+                });
             }
             let Some(name) = wanted(&member.path) else { continue };
             match &member.kind {
@@ -276,11 +279,14 @@ impl Contents {
                 if folders.has_blob(&layer.digest, layer.size) {
                     continue;
                 }
-                let held = by_digest.remove(&layer.digest).ok_or_else(|| {
-                    ImageError::invalid(format!("the archive has no layer {}", layer.digest))
-                })?;
+                let held = by_digest
+                    .remove(&layer.digest)
+                    .ok_or_else(|| ImageError::invalid(format!("the archive has no layer {}", layer.digest)))?;
                 if held.size() != layer.size {
-                    return Err(ImageError::invalid(format!("the layer {} has another size than its manifest says", layer.digest)));
+                    return Err(ImageError::invalid(format!(
+                        "the layer {} has another size than its manifest says",
+                        layer.digest
+                    )));
                 }
                 keep_blob(held, folders)?;
             }

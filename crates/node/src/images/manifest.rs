@@ -129,8 +129,9 @@ pub(super) fn sha256(data: &[u8]) -> String {
 }
 
 fn json<'a, T: Deserialize<'a>>(what: &str, data: &'a [u8]) -> Result<T, ImageError> {
-    serde_json::from_slice(data)
-        .map_err(|e| ImageError::invalid(format!("its {what} is not as specified: {}", text::clip(&e.to_string(), 200))))
+    serde_json::from_slice(data).map_err(|e| {
+        ImageError::invalid(format!("its {what} is not as specified: {}", text::clip(&e.to_string(), 200)))
+    })
 }
 
 /// Reads a manifest or an index; which of them, its own fields say, and its

@@ -138,8 +138,12 @@ impl Images {
     pub async fn open(config: ImagesConfig, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Result<Self, ImageError> {
         let inner = blocking(move || {
             let folders = Folders::create(&config.dir)?;
-            let converter =
-                Converter::new(folders.clone(), config.aether_exe.clone(), config.converter_uid, config.max_image_bytes);
+            let converter = Converter::new(
+                folders.clone(),
+                config.aether_exe.clone(),
+                config.converter_uid,
+                config.max_image_bytes,
+            );
             converter.sweep()?;
             let removed = folders.clean_tmp()?;
             let catalogue = Catalogue::open(&folders.root.join("catalogue.db"), folders.devices.clone())?;

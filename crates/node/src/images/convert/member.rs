@@ -213,9 +213,9 @@ impl Extensions {
 
 fn kind(header: &Header, path: &[u8], link: Option<Vec<u8>>) -> Result<Kind, ConvertError> {
     let target = |link: Option<Vec<u8>>| {
-        let link = link.filter(|l| !l.is_empty()).ok_or_else(|| {
-            ConvertError::invalid(format!("the link {} has no target", show(path)))
-        })?;
+        let link = link
+            .filter(|l| !l.is_empty())
+            .ok_or_else(|| ConvertError::invalid(format!("the link {} has no target", show(path))))?;
         check_name(&link)?;
         Ok::<_, ConvertError>(link)
     };

@@ -76,6 +76,9 @@ pub struct ConvertLayer {
 pub struct ConvertPlan {
     pub layers: Vec<ConvertLayer>,
     pub limits: ConvertLimits,
+    /// No file may belong to it: the converter's own, which becomes root's
+    /// when the device is finished.
+    pub reserved_id: u32,
 }
 
 /// Merges the layers and writes the tar.
@@ -84,7 +87,7 @@ pub fn run(plan: &ConvertPlan, out: impl Write) -> Result<(), ConvertError> {
     let budget = Rc::new(Cell::new(plan.limits.bytes));
     for (n, layer) in plan.layers.iter().enumerate() {
         let n = layer_number(n)?;
-        read_layer(&mut tree, n, layer, &plan.limits, &budget)?;
+        read_layer(&mut tree, n, layer, plan, &budget)?;
     }
     for (name, mode) in MOUNT_POINTS {
         tree.ensure_top_dir(name, mode)?;
@@ -112,15 +115,19 @@ fn read_layer(
     tree: &mut Tree,
     n: u16,
     layer: &ConvertLayer,
-    limits: &ConvertLimits,
+    plan: &ConvertPlan,
     budget: &Rc<Cell<u64>>,
 ) -> Result<(), ConvertError> {
+    let (limits, reserved) = (&plan.limits, plan.reserved_id);
     let mut input = Layer::open(&layer.path, true, budget)?;
-    let applied = apply_members(tree, n, limits, &mut Members::new(&mut input));
+    let applied = apply_members(tree, n, limits, reserved, &mut Members::new(&mut input));
     applied.map_err(|e| explain(e, &input, limits))?;
     let digest = input.finish(limits)?;
     if digest != layer.diff_id {
-        return Err(ConvertError::invalid(format!("layer {n} is {digest}, and the image's config says {}", layer.diff_id)));
+        return Err(ConvertError::invalid(format!(
+            "layer {n} is {digest}, and the image's config says {}",
+            layer.diff_id
+        )));
     }
     Ok(())
 }
@@ -129,12 +136,18 @@ fn apply_members<R: std::io::Read>(
     tree: &mut Tree,
     n: u16,
     limits: &ConvertLimits,
+    reserved: u32,
     members: &mut Members<R>,
 ) -> Result<(), ConvertError> {
     let mut ordinal = 0u32;
     while let Some(member) = members.next()? {
         if u64::from(ordinal) >= limits.entries {
             return Err(ConvertError::TooLarge { what: "the number of files".into(), limit: limits.entries });
+        }
+        if member.meta.uid == reserved || member.meta.gid == reserved {
+            return Err(ConvertError::invalid(format!(
+                "a file belongs to {reserved}, which the node keeps for itself"
+            )));
         }
         tree.apply(n, ordinal, member)?;
         ordinal += 1;

@@ -140,8 +140,15 @@ mod tests {
     #[test]
     fn malformed_records_are_refused() {
         let bad: [&[u8]; 9] = [
-            b"9 path=a\n", b"x", b"8 path=a", b"0 a=b\n", b"99999999999999999999 a=b\n", b"5 =ab\n", b"-6 a=b\n",
-            b"9 size=-1\n", b"26 GNU.sparse.major=1.....\n",
+            b"9 path=a\n",
+            b"x",
+            b"8 path=a",
+            b"0 a=b\n",
+            b"99999999999999999999 a=b\n",
+            b"5 =ab\n",
+            b"-6 a=b\n",
+            b"9 size=-1\n",
+            b"26 GNU.sparse.major=1.....\n",
         ];
         for body in bad {
             assert!(parse(body).is_err(), "{}", show(body));

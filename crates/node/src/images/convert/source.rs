@@ -1,7 +1,7 @@
 //! A layer's file, decompressed, hashed and bounded.
 
-use super::error::ConvertError;
 use super::ConvertLimits;
+use super::error::ConvertError;
 use sha2::{Digest, Sha256};
 use std::cell::Cell;
 use std::fs::File;

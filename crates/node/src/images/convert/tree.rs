@@ -31,7 +31,11 @@ pub struct Dentry {
 pub enum NodeKind {
     Dir(BTreeMap<Box<[u8]>, Dentry>),
     /// Where its body is: layer, and the member's number in it.
-    File { layer: u16, ordinal: u32, size: u64 },
+    File {
+        layer: u16,
+        ordinal: u32,
+        size: u64,
+    },
     Symlink(Box<[u8]>),
     Char(u32, u32),
     Block(u32, u32),

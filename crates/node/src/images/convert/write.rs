@@ -89,7 +89,13 @@ pub fn write_bodies<R: Read>(
                 return Err(ConvertError::invalid("a layer changed while it was read"));
             }
             let meta = &tree.node(survivor.id).meta;
-            write_header(out, &survivor.path, EntryType::Regular, meta, Extra { size: survivor.size, ..Extra::default() })?;
+            write_header(
+                out,
+                &survivor.path,
+                EntryType::Regular,
+                meta,
+                Extra { size: survivor.size, ..Extra::default() },
+            )?;
             io::copy(&mut members.body(), out)?;
             pad(out, survivor.size)?;
             for link in &survivor.links {

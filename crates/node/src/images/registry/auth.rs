@@ -57,8 +57,9 @@ fn quoted(text: &str) -> Option<(String, &str)> {
 
 /// The token server's URL with its query.
 pub(super) fn token_url(realm: &str, service: Option<&str>, scope: &str) -> Result<Url, ImageError> {
-    let mut url = Url::parse(realm)
-        .map_err(|_| ImageError::Refused(format!("the registry's token server {:?} is no URL", text::clip(realm, 200))))?;
+    let mut url = Url::parse(realm).map_err(|_| {
+        ImageError::Refused(format!("the registry's token server {:?} is no URL", text::clip(realm, 200)))
+    })?;
     {
         let mut query = url.query_pairs_mut();
         if let Some(service) = service {
@@ -102,7 +103,9 @@ mod tests {
 
     #[test]
     fn challenges() {
-        let bearer = parse_challenge(r#"Bearer realm="https://auth.example/t?a=\"b",service=reg, scope="repository:a/b:pull,push""#);
+        let bearer = parse_challenge(
+            r#"Bearer realm="https://auth.example/t?a=\"b",service=reg, scope="repository:a/b:pull,push""#,
+        );
         let expected = Challenge::Bearer {
             realm: r#"https://auth.example/t?a="b"#.into(),
             service: Some("reg".into()),

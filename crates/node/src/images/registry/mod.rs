@@ -43,9 +43,10 @@ pub(super) struct Pulled {
 
 /// Two pulls with the same key are the same work.
 pub(super) fn flight_key(spec: &PullSpec) -> String {
-    let who = spec.credentials.as_ref().map(|c| {
-        manifest::sha256(format!("{}\0{}", c.username, c.password.expose()).as_bytes())
-    });
+    let who = spec
+        .credentials
+        .as_ref()
+        .map(|c| manifest::sha256(format!("{}\0{}", c.username, c.password.expose()).as_bytes()));
     format!("{} {:?} {} {who:?}", spec.reference, spec.platform, spec.insecure)
 }
 
@@ -54,7 +55,12 @@ impl Registry {
         Ok(Self { config: config.clone(), folders, rng })
     }
 
-    pub(super) async fn pull(&self, spec: &PullSpec, pins: &Pins, report: &Reporter) -> Result<Arc<Pulled>, ImageError> {
+    pub(super) async fn pull(
+        &self,
+        spec: &PullSpec,
+        pins: &Pins,
+        report: &Reporter,
+    ) -> Result<Arc<Pulled>, ImageError> {
         let session = Session::new(&self.config, spec, self.rng.clone())?;
         let whole = self.config.timeouts.whole;
         match timeout(whole, self.pull_whole(&session, spec, pins, report)).await {

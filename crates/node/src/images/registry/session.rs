@@ -5,7 +5,9 @@ use super::super::{Credentials, ImageError, ImagesConfig, PullSpec, Timeouts, te
 use super::auth::{self, Challenge};
 use super::guard::{Denied, Guard};
 use aether_core::Rng;
-use reqwest::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use reqwest::{Client, Response, StatusCode, Url};
 use std::error::Error as _;
 use std::future::Future;
@@ -59,7 +61,8 @@ impl Session {
         let scheme = if guard.plain_http(&registry, spec.insecure)? { "http" } else { "https" };
         // Docker's own registry answers under another name than its images have.
         let host = if registry == "docker.io" { "registry-1.docker.io" } else { &registry };
-        let bad = |_| ImageError::BadReference { reference: registry.clone(), reason: "the registry is not a host".into() };
+        let bad =
+            |_| ImageError::BadReference { reference: registry.clone(), reason: "the registry is not a host".into() };
         let base = Url::parse(&format!("{scheme}://{host}/v2/{}/", spec.reference.repository)).map_err(bad)?;
         let http = Client::builder()
             .user_agent(concat!("aether/", env!("CARGO_PKG_VERSION")))
@@ -124,7 +127,10 @@ impl Session {
             }
         }
         if from > 0 {
-            headers.insert(RANGE, HeaderValue::from_str(&format!("bytes={from}-")).map_err(|e| ImageError::Catalogue(e.to_string()))?);
+            headers.insert(
+                RANGE,
+                HeaderValue::from_str(&format!("bytes={from}-")).map_err(|e| ImageError::Catalogue(e.to_string()))?,
+            );
         }
         let mut response = self.follow(url.clone(), &headers).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
@@ -190,7 +196,9 @@ impl Session {
         let detail = format!("it answers {}", status.as_u16());
         match status {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(ImageError::Unauthorized { registry, detail }.into()),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Err(ImageError::Unauthorized { registry, detail }.into())
+            }
             StatusCode::NOT_FOUND => Err(ImageError::NotInRegistry(self.repository.clone()).into()),
             StatusCode::TOO_MANY_REQUESTS => Err(Failure::Again(ImageError::Busy { registry, detail }, wish)),
             s if s.is_server_error() || s == StatusCode::REQUEST_TIMEOUT => {
@@ -204,7 +212,8 @@ impl Session {
         let challenges: Vec<Challenge> = (response.headers().get_all(WWW_AUTHENTICATE).iter())
             .filter_map(|h| auth::parse_challenge(h.to_str().ok()?))
             .collect();
-        let unauthorized = |detail: &str| ImageError::Unauthorized { registry: self.registry.clone(), detail: detail.into() };
+        let unauthorized =
+            |detail: &str| ImageError::Unauthorized { registry: self.registry.clone(), detail: detail.into() };
         let bearer = challenges.iter().find(|c| matches!(c, Challenge::Bearer { .. }));
         let value = match bearer.or(challenges.first()) {
             Some(Challenge::Basic) => {

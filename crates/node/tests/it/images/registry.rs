@@ -17,7 +17,10 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 fn image() -> Image {
-    Image::new(vec![Layer::new().file("bin/x", "x".repeat(200_000)).gzip(), Blob::plain(Layer::new().file("y", "y").tar())])
+    Image::new(vec![
+        Layer::new().file("bin/x", "x".repeat(200_000)).gzip(),
+        Blob::plain(Layer::new().file("y", "y").tar()),
+    ])
 }
 
 /// What a path is answered with.
@@ -136,7 +139,8 @@ async fn a_wrong_digest_is_refused() {
     let error = refused("manifest", |fake, image| {
         let manifest = image.manifest.clone();
         fake.on("/v2/t/img/manifests/1", move |_, _| {
-            ([("content-type", MANIFEST), ("docker-content-digest", &sha256(b"else"))], manifest.clone()).into_response()
+            ([("content-type", MANIFEST), ("docker-content-digest", &sha256(b"else"))], manifest.clone())
+                .into_response()
         });
     });
     assert!(matches!(error.await, ImageError::Lying { .. }));
@@ -161,7 +165,8 @@ async fn wrong_sizes_types_and_documents_are_refused() {
 
 #[tokio::test]
 async fn a_name_that_is_not_there_is_not_found() {
-    let error = refused("missing", |fake, _| fake.on("/v2/t/img/manifests/1", |_, _| StatusCode::NOT_FOUND.into_response()));
+    let error =
+        refused("missing", |fake, _| fake.on("/v2/t/img/manifests/1", |_, _| StatusCode::NOT_FOUND.into_response()));
     let error = error.await;
     assert!(matches!(&error, ImageError::NotInRegistry(name) if name.ends_with("/t/img:1")), "{error}");
     assert_eq!(error.agent_code(), "IMAGE_NOT_FOUND");
@@ -169,7 +174,13 @@ async fn a_name_that_is_not_there_is_not_found() {
 
 #[tokio::test]
 async fn redirects_to_internal_addresses_are_refused() {
-    for target in ["http://169.254.169.254/latest/", "https://10.0.0.1/x", "http://127.0.0.1:1/x", "https://[fd00:ec2::254]/", "file:///etc/shadow"] {
+    for target in [
+        "http://169.254.169.254/latest/",
+        "https://10.0.0.1/x",
+        "http://127.0.0.1:1/x",
+        "https://[fd00:ec2::254]/",
+        "file:///etc/shadow",
+    ] {
         let error = refused("redirect", |fake, image| {
             fake.on(&layer_path(image), move |_, _| {
                 (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, target)]).into_response()
@@ -180,7 +191,8 @@ async fn redirects_to_internal_addresses_are_refused() {
     }
     let realm = refused("realm", |fake, _| {
         fake.on("/v2/t/img/manifests/1", |_, _| {
-            (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, r#"Bearer realm="https://10.0.0.1/token""#)]).into_response()
+            (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, r#"Bearer realm="https://10.0.0.1/token""#)])
+                .into_response()
         });
     });
     assert!(matches!(realm.await, ImageError::Refused(_)));
@@ -215,7 +227,11 @@ async fn a_cut_layer_goes_on_where_it_stopped() {
         let Some(range) = headers.get(header::RANGE).and_then(|r| r.to_str().ok()) else {
             // Half of it, then the connection breaks.
             let half = data[..data.len() / 2].to_vec();
-            let body = futures::stream::iter([Ok(half), Err(std::io::Error::other("cut"))]);
+            let cut = futures::stream::once(async {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                Err(std::io::Error::other("cut"))
+            });
+            let body = futures::StreamExt::chain(futures::stream::iter([Ok(half)]), cut);
             return axum::body::Body::from_stream(body).into_response();
         };
         let from: usize = range.trim_start_matches("bytes=").trim_end_matches('-').parse().expect("range");
@@ -247,10 +263,12 @@ async fn the_platform_is_chosen_from_an_index() {
     let other = Image::for_platform(vec![Layer::new().file("other", "").gzip()], "s390x");
     let fake = Fake::honest(&ours);
     let (arch, digest) = (if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, ours.digest());
-    let describe = |image: &Image, arch: &str| serde_json::json!({
-        "mediaType": MANIFEST, "digest": image.digest(), "size": image.manifest.len(),
-        "platform": {"os": "linux", "architecture": arch},
-    });
+    let describe = |image: &Image, arch: &str| {
+        serde_json::json!({
+            "mediaType": MANIFEST, "digest": image.digest(), "size": image.manifest.len(),
+            "platform": {"os": "linux", "architecture": arch},
+        })
+    };
     let index = serde_json::json!({"schemaVersion": 2, "mediaType": INDEX,
         "manifests": [describe(&other, "s390x"), describe(&ours, arch)]});
     fake.give("/v2/t/img/manifests/1", INDEX, index.to_string().into_bytes());
