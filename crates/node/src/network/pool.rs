@@ -247,9 +247,7 @@ impl NetworkPool {
                 tracing::warn!(slot, error = %e, "a slot could not be reset and is removed");
                 return inner.floor.remove(slot).await.map(drop);
             }
-            *state = Slot::Spare;
-            inner.ready.lock().insert(slot);
-            Ok(())
+            inner.keep(slot, &mut state).await
         })
         .await
     }
@@ -409,6 +407,21 @@ impl Inner {
         }
     }
 
+    /// A slot that is whole and nobody's becomes a spare, unless others came
+    /// first: a release may overtake the filler.
+    async fn keep(&self, slot: u32, state: &mut Slot) -> Result<()> {
+        let kept = {
+            let mut ready = self.ready.lock();
+            let room = ready.len() < self.floor.cfg.spare as usize && !self.closed.is_cancelled();
+            room && ready.insert(slot)
+        };
+        if kept {
+            *state = Slot::Spare;
+            return Ok(());
+        }
+        self.floor.remove(slot).await.map(drop)
+    }
+
     /// Slots of which anything exists on the host.
     async fn traces(&self) -> Result<BTreeSet<u32>> {
         let cfg = &self.floor.cfg;
@@ -443,8 +456,7 @@ impl Inner {
         }
         let Some((slot, mut state)) = self.next_absent().await? else { return Ok(false) };
         self.floor.make(slot).await?;
-        *state = Slot::Spare;
-        self.ready.lock().insert(slot);
+        self.keep(slot, &mut state).await?;
         Ok(true)
     }
 }

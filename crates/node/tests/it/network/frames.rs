@@ -1,6 +1,6 @@
 //! Raw frames, as a hostile driver sends them.
 
-use super::lab::{Guest, Lab, PERMITTED, PORT, in_lab, run};
+use super::lab::{self, Guest, Lab, PERMITTED, PORT, in_lab, run};
 use aether_core::spec::NetworkPolicy::Public;
 use aether_node::network::NetworkPool;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -17,6 +17,7 @@ struct Frame {
     vlan: bool,
     source: Ipv4Addr,
     protocol: u8,
+    from_port: u16,
     /// Flags and offset.
     fragment: u16,
     options: bool,
@@ -30,13 +31,14 @@ impl Frame {
             vlan: false,
             source: guest.net.address,
             protocol: 17,
+            from_port: 40_000,
             fragment: 0,
             options: false,
         }
     }
 
     fn bytes(&self) -> Vec<u8> {
-        let udp: Vec<u8> = [40_000, PORT, 12, 0].into_iter().flat_map(u16::to_be_bytes).collect(); // no checksum
+        let udp: Vec<u8> = [self.from_port, PORT, 12, 0].into_iter().flat_map(u16::to_be_bytes).collect(); // no checksum
         match self.fragment {
             0 => self.around(&[&udp, b"evil".as_slice()].concat()),
             FIRST => self.around(&udp),
@@ -153,6 +155,33 @@ fn spoofed_fragmented_and_odd_packets_are_dropped() {
             after[1] -= 1; // the good one
             assert_eq!(after, before, "{what} must be dropped");
         }
+    });
+}
+
+#[test]
+fn a_sandbox_cannot_hold_more_than_its_share_of_connections() {
+    in_lab(async |lab| {
+        let pool = NetworkPool::open(lab.config("tfull")).await.expect("open");
+        let guest = lab.guest(&pool, 0, Public).await;
+        guest.assert_reaches(PERMITTED);
+        watch(&lab);
+        let at = SocketAddr::from((TARGET, PORT));
+        let connects = |limit| guest.ns.run(move || lab::tcp(at, Duration::from_secs(limit)));
+        for round in 0..10 {
+            for from_port in 20_000..30_000 {
+                guest.inject(&Frame { from_port, ..Frame::good(&guest) }.bytes());
+            }
+            // A burst may lose packets on the way; then there is room left.
+            if !connects(3) {
+                break;
+            }
+            assert!(round < 9, "there is no limit");
+        }
+        // The neighbour's share is its own, and a cut makes room.
+        let neighbour = lab.guest(&pool, 1, Public).await;
+        neighbour.assert_reaches(PERMITTED);
+        pool.set_policy(0, Public).await.expect("cut");
+        assert!(connects(30), "room again");
     });
 }
 

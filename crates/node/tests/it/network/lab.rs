@@ -159,6 +159,8 @@ pub(super) fn in_lab<F: Future<Output = ()>>(test: impl FnOnce(Lab) -> F + Send 
 impl Lab {
     fn new() -> Self {
         let world = Ns::new();
+        // Inherited from the machine, where a server may run.
+        sysctl("net/ipv4/ip_forward", "0");
         run("ip", "link set lo up");
         run("ip", &format!("link add w0 type veth peer name w1 netns {}", world.path()));
         for line in ["addr add 198.51.100.1/30 dev w0", "-6 addr add 2001:db8:1::1/64 dev w0 nodad", "link set w0 up"] {
