@@ -22,11 +22,13 @@ struct Host {
 
 fn host(dir: &Path) -> Host {
     let links = run("ip", "-o link");
+    // The machine's own mounts are copied into the lab and may go at any time.
+    let inside = dir.display().to_string();
     let text = |path: &str| std::fs::read_to_string(path).expect(path);
     Host {
         links: links.lines().filter_map(|l| Some(l.split(": ").nth(1)?.to_owned())).collect(),
         rules: run("nft", "list ruleset"),
-        mounts: text("/proc/thread-self/mountinfo").lines().filter(|l| l.contains("nsfs")).count(),
+        mounts: text("/proc/thread-self/mountinfo").lines().filter(|l| l.contains(&inside)).count(),
         forward: text("/proc/sys/net/ipv4/ip_forward"),
         files: std::fs::read_dir(dir.join("netns")).map(Iterator::count).unwrap_or(0),
         sockets: text("/proc/thread-self/net/unix").lines().filter(|l| l.contains("aether-network")).count(),
