@@ -23,6 +23,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::TaskTracker;
 use tonic::Streaming;
 
 pub(crate) const TIMEOUT_S: u64 = 30;
@@ -89,31 +90,36 @@ pub(crate) struct Ledger {
     scope: TenantScope,
     exec_id: ExecId,
     tenant: String,
+    tasks: TaskTracker,
 }
 
 impl Ledger {
-    pub(crate) async fn exited(&self, exited: &ExecExited) {
+    pub(crate) fn exited(&self, exited: &ExecExited) {
         self.write(ExecEnd {
             outcome: "exited".to_owned(),
             exit_code: exited.exit_code,
             exit_signal: exited.signal.as_deref().map(clean),
-        })
-        .await;
+        });
     }
 
-    pub(crate) async fn unknown(&self) {
-        self.write(ExecEnd { outcome: "unknown".to_owned(), exit_code: None, exit_signal: None }).await;
+    pub(crate) fn unknown(&self) {
+        self.write(ExecEnd { outcome: "unknown".to_owned(), exit_code: None, exit_signal: None });
     }
 
-    async fn refused(&self) {
-        self.write(ExecEnd { outcome: "refused".to_owned(), exit_code: None, exit_signal: None }).await;
+    fn refused(&self) {
+        self.write(ExecEnd { outcome: "refused".to_owned(), exit_code: None, exit_signal: None });
     }
 
-    async fn write(&self, end: ExecEnd) {
+    /// Aside: nobody waits for the end of an exec to be on disk. What is lost
+    /// in a crash reads as an intent without an end.
+    fn write(&self, end: ExecEnd) {
         telemetry::operation("exec", &self.tenant, end.outcome == "exited");
-        if let Err(error) = self.store.finish_exec(&self.scope, &self.exec_id, end).await {
-            tracing::warn!(exec = %self.exec_id, %error, "the end of an exec was not recorded");
-        }
+        let ledger = self.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = ledger.store.finish_exec(&ledger.scope, &ledger.exec_id, end).await {
+                tracing::warn!(exec = %ledger.exec_id, %error, "the end of an exec was not recorded");
+            }
+        });
     }
 }
 
@@ -149,6 +155,7 @@ pub(crate) async fn open(app: &App, caller: &Caller, agent: &AgentRow, begin: Be
         scope: caller.scope(),
         exec_id: exec_id.clone(),
         tenant: caller.tenant().to_owned(),
+        tasks: app.tasks.clone(),
     };
     let (to_node, requests) = mpsc::channel(TO_NODE);
     to_node.try_send(ExecRequest { message: Some(first) }).expect("a new channel has room");
@@ -156,7 +163,7 @@ pub(crate) async fn open(app: &App, caller: &Caller, agent: &AgentRow, begin: Be
         Ok(answer) => Ok(Opened { exec_id, to_node, from_node: answer.into_inner(), ledger }),
         Err(status) => {
             if new {
-                ledger.refused().await;
+                ledger.refused();
             }
             Err(ApiError::from(status).instance(format!("/v1/agents/{}/execs/{exec_id}", agent.id)))
         }
@@ -223,17 +230,17 @@ async fn collect(
     let exited = match end {
         Ok(End::Exited(exited)) => exited,
         Ok(End::Unknown(reason)) => {
-            ledger.unknown().await;
+            ledger.unknown();
             return Ok(output.result(&exec_id, None, started.elapsed(), Some(reason)));
         }
         Err(_) => {
             // The guest should have killed it at its time-out.
             kill(app, agent, &exec_id).await;
-            ledger.unknown().await;
+            ledger.unknown();
             return Err(timed_out(limit, instance));
         }
     };
-    ledger.exited(&exited).await;
+    ledger.exited(&exited);
     if exited.timed_out {
         return Err(timed_out(Duration::from_millis(exited.duration_ms), instance));
     }

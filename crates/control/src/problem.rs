@@ -168,7 +168,7 @@ pub(crate) fn finish(response: Response, request_id: &str) -> (Response, Option<
 fn is_bare_error(parts: &http::response::Parts) -> bool {
     (parts.status.is_client_error() || parts.status.is_server_error())
         && parts.headers.get(CONTENT_TYPE).is_none_or(|t| t != PROBLEM_JSON)
-        && !parts.extensions.get::<KeepBody>().is_some()
+        && parts.extensions.get::<KeepBody>().is_none()
 }
 
 /// Marks an error answer whose body is its own (readiness).

@@ -27,6 +27,9 @@ const LEADER_RENEW: Duration = Duration::from_millis(1500);
 const BATCH: u32 = 1000;
 /// A burst of changes is one pass.
 const COALESCE: Duration = Duration::from_millis(5);
+/// Idempotency keys hold for a day; events and tombstones are kept as long.
+const KEEP: Duration = Duration::from_secs(24 * 3600);
+const PRUNE_EVERY: Duration = Duration::from_secs(600);
 const RETRY: Duration = Duration::from_millis(500);
 
 pub(crate) struct Scheduler {
@@ -88,6 +91,7 @@ impl Scheduler {
         // After a start of ours every lease looks old: nodes get one lease of
         // time to be heard before any is declared lost.
         let expire_from = Instant::now() + self.lease;
+        let mut prune_at = Instant::now() + PRUNE_EVERY;
         loop {
             changes.mark_unchanged();
             let mut result = Ok(());
@@ -97,6 +101,13 @@ impl Scheduler {
             }
             if result.is_ok() {
                 result = self.pass(epoch, Instant::now() >= expire_from).await;
+            }
+            if Instant::now() >= prune_at {
+                prune_at = Instant::now() + PRUNE_EVERY;
+                match self.store.prune(KEEP).await {
+                    Ok(rows) => tracing::debug!(rows, "pruned"),
+                    Err(error) => tracing::warn!(%error, "old rows were not pruned"),
+                }
             }
             match result {
                 Ok(()) => {}

@@ -1,7 +1,7 @@
 //! Metrics under the names that dashboards know, by route pattern and never
 //! by id; recorded in the process, shown at `/metrics`.
 
-use aether_store::Store;
+use aether_store::{AgentFilter, PageRequest, Store};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -85,8 +85,19 @@ pub(crate) async fn keep_gauges(store: Store, shutdown: CancellationToken) {
     }
 }
 
-/// Gauges that are read at the scrape: ages of leases by node.
+/// Gauges that are read at the scrape: agents of the embedded tenant by
+/// state, ages of leases by node.
 pub(crate) async fn refresh(store: &Store, clock: &dyn aether_core::Clock) {
+    let tenant = aether_core::TenantId::default_tenant();
+    let scope = aether_core::TenantScope::system(tenant.clone(), "metrics");
+    for state in aether_core::Observed::ALL {
+        let filter = AgentFilter { status: vec![*state], ..AgentFilter::default() };
+        let one = PageRequest { limit: 1, ..PageRequest::default() };
+        let Ok(page) = store.list_agents(&scope, filter, one).await else { return };
+        #[allow(clippy::cast_precision_loss, reason = "a gauge is a float; counts stay far below 2^52")]
+        let total = page.total as f64;
+        metrics::gauge!(AGENTS, "status" => state.as_str(), "tenant_id" => tenant.to_string()).set(total);
+    }
     let Ok(nodes) = store.nodes().await else { return };
     let now = clock.now();
     for node in nodes {

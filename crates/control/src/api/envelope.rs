@@ -31,11 +31,7 @@ pub(super) async fn envelope(State(app): State<App>, request: Request, next: Nex
     let response = if app.draining.is_cancelled() && seen.route != "/health" && seen.route != "/readiness" {
         ApiError::unavailable("The server is shutting down.", RESTART_S).into_response()
     } else {
-        match AssertUnwindSafe(next.run(request)).catch_unwind().await {
-            Ok(response) => response,
-            // The panic hook has written where and why to the log.
-            Err(_) => ApiError::internal("the handler panicked").into_response(),
-        }
+        caught(next.run(request)).await
     };
     let (mut response, mark) = problem::finish(response, &id);
     let took = app.clock.monotonic().saturating_sub(started);
@@ -46,6 +42,15 @@ pub(super) async fn envelope(State(app): State<App>, request: Request, next: Nex
         response.headers_mut().insert(REQUEST_ID, value);
     }
     response
+}
+
+/// A panic ends its request and nothing else.
+async fn caught(work: impl Future<Output = Response>) -> Response {
+    match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(response) => response,
+        // The panic hook has written where and why to the log.
+        Err(_) => ApiError::internal("the handler panicked").into_response(),
+    }
 }
 
 struct InFlight;
@@ -142,6 +147,18 @@ fn security_headers(headers: &mut HeaderMap, tls: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_a_problem_without_its_text() {
+        let response = caught(async { panic!("secret path /var/lib/x") }).await;
+        let (response, mark) = problem::finish(response, "req-1");
+        assert_eq!(
+            (response.status().as_u16(), mark.map(|m| m.problem.code)),
+            (500, Some(aether_core::Code::InternalError))
+        );
+        let body = axum::body::to_bytes(response.into_body(), 1 << 16).await.expect("body");
+        assert!(!String::from_utf8_lossy(&body).contains("/var/lib"));
+    }
 
     #[test]
     fn only_harmless_ids_are_repeated() {

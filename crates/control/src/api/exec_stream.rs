@@ -204,7 +204,7 @@ async fn to_client(from_node: &mut Streaming<ExecResponse>, sink: &Sink, ledger:
             }
             FromNode::Gap(gap) => send(sink, &ExecServerFrame::Gap { from: gap.from, to: gap.to }).await?,
             FromNode::Exited(exited) => {
-                ledger.exited(&exited).await;
+                ledger.exited(&exited);
                 let frame = ExecServerFrame::Exited {
                     exit_code: exited.exit_code,
                     signal: exited.signal.as_deref().map(clean),
@@ -215,7 +215,7 @@ async fn to_client(from_node: &mut Streaming<ExecResponse>, sink: &Sink, ledger:
                 return send(sink, &frame).await;
             }
             FromNode::Unknown(reason) => {
-                ledger.unknown().await;
+                ledger.unknown();
                 return send(sink, &ExecServerFrame::Unknown { reason: clean(&reason) }).await;
             }
         }
@@ -300,8 +300,8 @@ fn watch(app: App, to_node: mpsc::Sender<ExecRequest>, mut from_node: Streaming<
         };
         tokio::select! {
             end = end => match end {
-                Some(exited) => ledger.exited(&exited).await,
-                None => ledger.unknown().await,
+                Some(exited) => ledger.exited(&exited),
+                None => ledger.unknown(),
             },
             () = draining.cancelled() => {}
         }

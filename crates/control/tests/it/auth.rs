@@ -181,5 +181,6 @@ async fn metrics_may_need_a_key() {
     problem(bare, 401, "UNAUTHORIZED").await;
     let text = server.get("/metrics").send().await.expect("answered").text().await.expect("text");
     assert!(text.contains("aether_api_requests_total"), "{text}");
+    assert!(text.contains("aether_agents_total{status=\"running\",tenant_id=\"default\"}"), "{text}");
     assert!(!text.contains(&server.admin));
 }

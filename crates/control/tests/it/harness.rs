@@ -27,28 +27,28 @@ impl DataDialer for Pipe {
     }
 }
 
-pub struct Server {
-    pub url: String,
-    pub address: std::net::SocketAddr,
-    pub socket: PathBuf,
-    pub database: PathBuf,
-    pub node: FakeNode,
-    pub store: Store,
-    pub client: reqwest::Client,
-    pub admin: String,
-    pub stop: CancellationToken,
-    pub stop_node: CancellationToken,
-    pub control: Connector,
-    pub done: tokio::task::JoinHandle<()>,
+pub(crate) struct Server {
+    pub(crate) url: String,
+    pub(crate) address: std::net::SocketAddr,
+    pub(crate) socket: PathBuf,
+    pub(crate) database: PathBuf,
+    pub(crate) node: FakeNode,
+    pub(crate) store: Store,
+    pub(crate) client: reqwest::Client,
+    pub(crate) admin: String,
+    pub(crate) stop: CancellationToken,
+    pub(crate) stop_node: CancellationToken,
+    pub(crate) control: Connector,
+    pub(crate) done: tokio::task::JoinHandle<()>,
     pepper: PathBuf,
     _dir: tempfile::TempDir,
 }
 
-pub async fn start() -> Server {
+pub(crate) async fn start() -> Server {
     start_with(|_| {}).await
 }
 
-pub async fn start_with(change: impl FnOnce(&mut ControlConfig)) -> Server {
+pub(crate) async fn start_with(change: impl FnOnce(&mut ControlConfig)) -> Server {
     let dir = tempfile::tempdir().expect("dir");
     let database = dir.path().join("store.db");
     let clock = Arc::new(SystemClock::default());
@@ -107,36 +107,36 @@ impl Drop for Server {
 
 impl Server {
     /// As the admin of `default`.
-    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.as_key(&self.admin, method, path)
     }
 
-    pub fn as_key(&self, key: &str, method: Method, path: &str) -> RequestBuilder {
+    pub(crate) fn as_key(&self, key: &str, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.url)).bearer_auth(key)
     }
 
-    pub fn get(&self, path: &str) -> RequestBuilder {
+    pub(crate) fn get(&self, path: &str) -> RequestBuilder {
         self.request(Method::GET, path)
     }
 
-    pub fn post(&self, path: &str, body: Value) -> RequestBuilder {
+    pub(crate) fn post(&self, path: &str, body: Value) -> RequestBuilder {
         self.request(Method::POST, path).json(&body)
     }
 
     /// A running agent's id.
-    pub async fn agent(&self, name: &str) -> String {
+    pub(crate) async fn agent(&self, name: &str) -> String {
         let body = json!({ "image": "python:3.11", "name": name });
         let (status, agent) = ok(self.post("/v1/agents?wait=running", body)).await;
         assert_eq!((status, agent["status"].as_str()), (StatusCode::CREATED, Some("running")), "{agent}");
         agent["id"].as_str().expect("id").to_owned()
     }
 
-    pub async fn exec(&self, id: &str, body: Value) -> (StatusCode, Value) {
+    pub(crate) async fn exec(&self, id: &str, body: Value) -> (StatusCode, Value) {
         ok(self.post(&format!("/v1/agents/{id}/exec"), body)).await
     }
 
     /// A key of a tenant (made if need be).
-    pub async fn key(&self, tenant: &str, role: Role, scopes: Option<BTreeSet<Permission>>) -> String {
+    pub(crate) async fn key(&self, tenant: &str, role: Role, scopes: Option<BTreeSet<Permission>>) -> String {
         let tenant: TenantId = tenant.parse().expect("tenant");
         let _ = self.store.create_tenant(&tenant, tenant.as_str()).await;
         let key = ApiKey::generate(&OsRng);
@@ -156,7 +156,7 @@ impl Server {
     }
 
     /// Waits for a condition, long.
-    pub async fn until<'a, F: Future<Output = bool>>(&'a self, condition: impl Fn(&'a Self) -> F) {
+    pub(crate) async fn until<'a, F: Future<Output = bool>>(&'a self, condition: impl Fn(&'a Self) -> F) {
         for _ in 0..1200 {
             if condition(self).await {
                 return;
@@ -168,7 +168,7 @@ impl Server {
 }
 
 /// Status and JSON body.
-pub async fn ok(request: RequestBuilder) -> (StatusCode, Value) {
+pub(crate) async fn ok(request: RequestBuilder) -> (StatusCode, Value) {
     let response = request.send().await.expect("answered");
     let status = response.status();
     let bytes = response.bytes().await.expect("body");
@@ -177,7 +177,7 @@ pub async fn ok(request: RequestBuilder) -> (StatusCode, Value) {
 }
 
 /// A problem document with everything that it must have.
-pub async fn problem(request: RequestBuilder, status: u16, code: &str) -> Value {
+pub(crate) async fn problem(request: RequestBuilder, status: u16, code: &str) -> Value {
     let response = request.send().await.expect("answered");
     let got = response.status();
     let kind = response.headers().get("content-type").cloned();
@@ -194,7 +194,7 @@ pub async fn problem(request: RequestBuilder, status: u16, code: &str) -> Value 
 }
 
 /// One request over the Unix socket.
-pub async fn over_socket(socket: &Path, path: &str) -> (StatusCode, Value) {
+pub(crate) async fn over_socket(socket: &Path, path: &str) -> (StatusCode, Value) {
     let stream = tokio::net::UnixStream::connect(socket).await.expect("connects");
     let io = hyper_util::rt::TokioIo::new(stream);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.expect("handshake");

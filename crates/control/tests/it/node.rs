@@ -23,16 +23,16 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-pub const NODE_ID: &str = "nodc0aaaaaaaaaaaaaaaa";
+pub(crate) const NODE_ID: &str = "nodc0aaaaaaaaaaaaaaaa";
 
 #[derive(Clone, Default)]
-pub struct FakeNode(Arc<State>);
+pub(crate) struct FakeNode(Arc<State>);
 
 #[derive(Default)]
 struct State {
     /// How often each exec was really started.
     runs: Mutex<BTreeMap<String, u32>>,
-    signals: Mutex<BTreeMap<String, Arc<(Notify, Mutex<String>)>>>,
+    signals: Mutex<BTreeMap<String, Arc<Signal>>>,
     files: Mutex<BTreeMap<String, Vec<u8>>>,
     written: Mutex<BTreeMap<String, u64>>,
     env_seen: Mutex<BTreeMap<String, BTreeMap<String, String>>>,
@@ -41,6 +41,7 @@ struct State {
     desired_sets: Mutex<Vec<(bool, Vec<String>)>>,
 }
 
+type Signal = (Notify, Mutex<String>);
 type Reply<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 fn reply<T: Send + 'static>(receiver: mpsc::Receiver<Result<T, Status>>) -> Reply<T> {
@@ -49,7 +50,7 @@ fn reply<T: Send + 'static>(receiver: mpsc::Receiver<Result<T, Status>>) -> Repl
 
 impl FakeNode {
     /// Serves the data side; the connector is for the control plane.
-    pub fn serve(&self, stop: CancellationToken) -> Connector {
+    pub(crate) fn serve(&self, stop: CancellationToken) -> Connector {
         let (connector, incoming) = pipe();
         let service = NodeDataServer::new(self.clone());
         tokio::spawn(async move {
@@ -61,7 +62,7 @@ impl FakeNode {
 
     /// One session with the control plane: says hello, then does at once
     /// whatever it is told.
-    pub async fn session(self, control: Connector, epoch: u64, stop: CancellationToken) -> Result<(), Status> {
+    pub(crate) async fn session(self, control: Connector, epoch: u64, stop: CancellationToken) -> Result<(), Status> {
         let (sender, messages) = mpsc::channel(64);
         let say = |message| {
             let sender = sender.clone();
@@ -127,31 +128,31 @@ impl FakeNode {
         }
     }
 
-    pub fn runs(&self, exec_id: &str) -> u32 {
+    pub(crate) fn runs(&self, exec_id: &str) -> u32 {
         self.0.runs.lock().expect("lock").get(exec_id).copied().unwrap_or(0)
     }
 
-    pub fn all_runs(&self) -> u32 {
+    pub(crate) fn all_runs(&self) -> u32 {
         self.0.runs.lock().expect("lock").values().sum()
     }
 
-    pub fn written(&self, path: &str) -> Option<u64> {
+    pub(crate) fn written(&self, path: &str) -> Option<u64> {
         self.0.written.lock().expect("lock").get(path).copied()
     }
 
-    pub fn env_of(&self, agent: &str) -> Option<BTreeMap<String, String>> {
+    pub(crate) fn env_of(&self, agent: &str) -> Option<BTreeMap<String, String>> {
         self.0.env_seen.lock().expect("lock").get(agent).cloned()
     }
 
-    pub fn log_line(&self) {
+    pub(crate) fn log_line(&self) {
         self.0.log.notify_one();
     }
 
-    pub fn desired_sets(&self) -> Vec<(bool, Vec<String>)> {
+    pub(crate) fn desired_sets(&self) -> Vec<(bool, Vec<String>)> {
         self.0.desired_sets.lock().expect("lock").clone()
     }
 
-    fn signal_of(&self, exec_id: &str) -> Arc<(Notify, Mutex<String>)> {
+    fn signal_of(&self, exec_id: &str) -> Arc<Signal> {
         self.0.signals.lock().expect("lock").entry(exec_id.to_owned()).or_default().clone()
     }
 
@@ -199,9 +200,11 @@ impl FakeNode {
             ["cat"] => {
                 loop {
                     match input.recv().await {
-                        Some(In::Stdin(data)) => drop(send(output(1, &data)).await),
+                        Some(In::Stdin(data)) => {
+                            let _ = send(output(1, &data)).await;
+                        }
                         Some(In::Resize(size)) => {
-                            drop(send(output(1, format!("{}x{}", size.cols, size.rows).as_bytes())).await);
+                            let _ = send(output(1, format!("{}x{}", size.cols, size.rows).as_bytes())).await;
                         }
                         Some(In::Signal(name)) => {
                             send(Out::Exited(ExecExited { signal: Some(name), ..ExecExited::default() })).await;
@@ -250,7 +253,7 @@ fn entry(path: &str, size: u64, kind: &str) -> FileEntry {
     }
 }
 
-pub const BIG: u64 = 256 << 20;
+pub(crate) const BIG: u64 = 256 << 20;
 
 impl State {
     fn stat(&self, path: &str) -> Result<FileEntry, Status> {

@@ -125,6 +125,22 @@ async fn bad_streams_are_refused() {
 }
 
 #[tokio::test]
+async fn a_drain_says_goodbye_to_streams() {
+    let mut server = start().await;
+    let id = server.agent("term").await;
+    let mut socket = open(&server, &format!("/v1/agents/{id}/exec")).await.expect("upgraded");
+    say(&mut socket, json!({ "type": "start", "command": ["cat"], "open_stdin": true })).await;
+    frame(&mut socket, &mut Vec::new()).await;
+    server.stop.cancel();
+    let goodbye = frame(&mut socket, &mut Vec::new()).await;
+    // The scripted node goes down with the same token: either is a goodbye.
+    let told = goodbye["problem"]["code"] == "SERVICE_UNAVAILABLE" || goodbye["type"] == "unknown";
+    assert!(told, "{goodbye}");
+    let done = tokio::time::timeout(std::time::Duration::from_secs(60), &mut server.done).await;
+    assert!(done.is_ok_and(|d| d.is_ok()), "the server ends");
+}
+
+#[tokio::test]
 async fn logs_plain_and_followed() {
     let server = start().await;
     let id = server.agent("talker").await;
