@@ -231,7 +231,11 @@ async fn engine(config: &QemuConfig) -> Vec<Check> {
                 ),
             };
             let disk = match facts.disk_encryption {
-                "none" => Check::warn("disk-encryption", "none", "keep `server.state_dir` on an encrypted disk"),
+                "none" => Check::warn(
+                    "disk-encryption",
+                    "none",
+                    "set `engine.encrypt_disks: true`, or keep `server.state_dir` on an encrypted disk",
+                ),
                 how => Check::ok("disk-encryption", how),
             };
             vec![kvm, disk, Check::ok("engine", detail)]

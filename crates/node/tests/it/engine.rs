@@ -175,7 +175,7 @@ fn assert_jailed(world: &World, vmm: &Vmm) {
     assert_confined(pid, world.config.uid_base + vmm.identity.slot);
     let proc = PathBuf::from(format!("/proc/{pid}"));
     let root: Vec<String> = names_in(proc.join("root")).into_iter().collect();
-    assert_eq!(root, ["dev", "firmware", "initramfs", "kernel", "lib", "lib64", "token", "usr"]);
+    assert_eq!(root, ["dev", "disk-key", "firmware", "initramfs", "kernel", "lib", "lib64", "token", "usr"]);
     let exe = std::fs::metadata(proc.join("exe")).expect("exe");
     assert_eq!((exe.nlink(), exe.mode() & 0o222), (1, 0), "a copy of its own that nobody writes");
     let expected = [
@@ -246,13 +246,13 @@ async fn failures_are_told_and_leave_nothing() {
     request.vcpus = 0;
     assert!(world.engine.boot(request).await.is_err());
 
-    // A disk that QEMU itself refuses: its own words are in the error.
+    // A key that does not open the disk: QEMU's own words are in the error.
     let mut request = world.request(4).await;
     let key = zeroize::Zeroizing::new(vec![7; 32]);
     request.disk.format = aether_node::engine::DiskFormat::Qcow2Luks { key };
-    let error = world.engine.boot(request).await.expect_err("not a qcow2");
+    let error = world.engine.boot(request).await.expect_err("the wrong key");
     assert!(matches!(error, EngineError::DiedAtOnce(_)), "{error:?}");
-    assert!(error.to_string().contains("qcow2"), "{error}");
+    assert!(error.to_string().contains("password"), "{error}");
     world.assert_nothing_left(4);
 
     let slot = world.config.run_dir.join("slots/6");

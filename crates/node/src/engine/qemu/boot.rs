@@ -116,8 +116,7 @@ pub(super) async fn start(parts: &Parts<'_>, request: BootRequest) -> Result<(Ja
         .stdout(stdout)
         .stderr(stderr);
     if let DiskFormat::Qcow2Luks { key } = &request.disk.format {
-        // A passphrase must be text.
-        command = command.file(args::DISK_KEY, hex::encode(key.as_slice()));
+        command = command.file(args::DISK_KEY, disk::passphrase(key).as_bytes());
     }
     if let Some(tap) = request.tap {
         command = command.fd(tap, fd::TAP);

@@ -19,8 +19,10 @@ mod boot;
 mod config;
 mod disk;
 mod find;
+mod luks;
 mod probe;
 mod process;
+mod qcow2;
 mod qmp;
 mod slot;
 
@@ -92,7 +94,7 @@ impl QemuEngine {
             qemu_path: qemu.path.clone(),
             qemu_version: qemu.version,
             kernel: artifacts.facts.clone(),
-            disk_encryption: "none",
+            disk_encryption: if config.encrypt_disks { "luks" } else { "none" },
             memory_overhead_mb: if kvm { boot::OVERHEAD_KVM_MB } else { boot::OVERHEAD_TCG_MB },
         };
         tracing::info!(isolation = facts.isolation.as_str(), reason = facts.reason, "engine ready");
@@ -331,6 +333,6 @@ impl Engine for QemuEngine {
     }
 
     async fn make_disk(&self, path: &Path, disk_mb: u64) -> Result<DiskFormat, EngineError> {
-        disk::make_raw(path, disk_mb).await
+        disk::make(path, disk_mb, self.config.encrypt_disks).await
     }
 }
