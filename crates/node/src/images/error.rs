@@ -56,8 +56,9 @@ impl ImageError {
     /// Turns an I/O error into the right variant: full disks are told apart.
     pub(crate) fn io(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> ImageError {
         let doing = doing.into();
-        move |e| match e.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT) => ImageError::DiskFull(doing),
+        // By kind: wrappers such as tempfile's keep that, not the number.
+        move |e| match e.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ImageError::DiskFull(doing),
             _ => ImageError::Io { doing, detail: e.to_string() },
         }
     }

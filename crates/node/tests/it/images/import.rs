@@ -2,6 +2,7 @@ use super::archives::{Blob, Image, Layer, content, listing, oci_archive, paths};
 use super::{agent, config, open, quiet, tenant};
 use crate::jail::Scratch;
 use aether_core::Code;
+use aether_core::source::OsRng;
 use aether_node::images::ImageError;
 
 fn small() -> Image {
@@ -147,4 +148,33 @@ async fn open_repairs_what_a_crash_left() {
     std::fs::remove_file(&record.device).expect("lose the device");
     let images = open(config).await;
     assert_eq!(images.list(&tenant).await, Ok(vec![]), "an image without its device is not offered");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_and_nothing_partial_stays() {
+    let scratch = Scratch::new("full");
+    let run = |args: &[&str]| std::process::Command::new(args[0]).args(&args[1..]).status().expect("run").success();
+    let dir = scratch.0.join("small");
+    std::fs::create_dir(&dir).expect("create");
+    let path = dir.to_str().expect("plain path");
+    assert!(run(&["mount", "-t", "tmpfs", "-o", "size=12m,mode=0700", "tmpfs", path]));
+    let images = open(config(&dir)).await;
+    // Incompressible, so that the layer alone fills the disk.
+    let mut noise = vec![0u8; 16 << 20];
+    aether_core::Rng::fill(&OsRng, &mut noise);
+    let big = Image::new(vec![Blob::plain(Layer::new().file("noise", &noise).tar())]);
+    let error =
+        images.import(&tenant("default"), None, big.oci_archive(None).as_slice(), quiet()).await.expect_err("full");
+    // The layer fits, its device does not.
+    let half = Image::new(vec![Blob::plain(Layer::new().file("noise", &noise[..8 << 20]).tar())]);
+    let later =
+        images.import(&tenant("default"), None, half.oci_archive(None).as_slice(), quiet()).await.expect_err("full");
+    let left = std::fs::read_dir(dir.join("tmp")).expect("tmp").count();
+    let fine = images.import(&tenant("default"), None, small().oci_archive(None).as_slice(), quiet()).await;
+    drop(images);
+    assert!(run(&["umount", "-l", path]));
+    assert!(matches!(error, ImageError::DiskFull(_)), "{error:?}");
+    assert!(matches!(later, ImageError::DiskFull(_)), "{later:?}");
+    assert_eq!((error.agent_code(), error.code(), left), ("DISK_FULL", Code::InsufficientStorage, 0));
+    fine.expect("small ones still fit");
 }
