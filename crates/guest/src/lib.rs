@@ -24,6 +24,7 @@ pub mod oom;
 pub mod port;
 pub mod process;
 pub mod reaper;
+pub mod server;
 pub mod service;
 pub mod shutdown;
 pub mod sys;

@@ -1,13 +1,12 @@
 //! `/init` of a sandbox; as an ordinary process, a server of the same
 //! services on two Unix sockets, for tests.
 
-use aether_guest::lane::{Lane, Medium};
-use aether_guest::port::Port;
+use aether_guest::lane::Medium;
 use aether_guest::reaper::{Reaper, Scope};
-use aether_guest::{Guest, Role, boot, lane, shutdown};
+use aether_guest::server::serve;
+use aether_guest::{Role, boot, shutdown};
 use std::fs::File;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {
@@ -27,50 +26,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, String> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        // Each holds one file transfer or one tree walk.
-        .max_blocking_threads(64)
-        .thread_stack_size(256 * 1024)
-        .build()
-        .map_err(|error| format!("cannot start the runtime: {error}"))
-}
-
 fn init() -> Result<(), String> {
     let booted = boot::run()?;
     let reaper = Reaper::start(Scope::Everyone).map_err(|error| format!("cannot start the reaper: {error}"))?;
     serve(Role::Init, booted.token, reaper, booted.control, booted.data, Medium::Port)
-}
-
-/// One thread and one runtime for each lane: control never waits behind bulk.
-fn serve(
-    role: Role,
-    token: [u8; 16],
-    reaper: Arc<Reaper>,
-    control: File,
-    data: File,
-    medium: Medium,
-) -> Result<(), String> {
-    let (control_runtime, data_runtime) = (runtime()?, runtime()?);
-    let guest = Guest::new(role, token, data_runtime.handle().clone(), reaper);
-    if role == Role::Init
-        && let Err(error) = guest.oom.start(guest.events.clone())
-    {
-        boot::say(&format!("out-of-memory kills will not be seen: {error}"));
-    }
-    let own = guest.clone();
-    let data_thread = std::thread::Builder::new()
-        .name("data".into())
-        .spawn(move || data_runtime.block_on(run(own, data, Lane::Data, medium)))
-        .map_err(|error| format!("cannot start the data lane: {error}"))?;
-    control_runtime.block_on(run(guest, control, Lane::Control, medium))?;
-    data_thread.join().map_err(|_| "the data lane panicked".to_owned())?
-}
-
-async fn run(guest: Arc<Guest>, file: File, which: Lane, medium: Medium) -> Result<(), String> {
-    let port = Port::new(file).map_err(|error| format!("cannot use the {which:?} port: {error}"))?;
-    lane::serve(guest, port, which, medium).await.map_err(|error| format!("the {which:?} lane failed: {error}"))
 }
 
 /// `aether-guest --serve-unix CONTROL DATA --token HEX [--reap-all]`: connects

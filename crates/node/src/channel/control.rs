@@ -1,5 +1,6 @@
 //! Calls on the control lane.
 
+use super::lane::Fruitless;
 use super::{CALL_LIMIT, ChannelError, GuestClient, Repeat, bounds, wire};
 use crate::engine::ChannelToken;
 use futures::Stream;
@@ -97,10 +98,10 @@ impl GuestClient {
                 client.within(&client.inner.control, CALL_LIMIT, Repeat::Yes, || guest.events(request.clone())).await
             }
         };
-        futures::stream::unfold(Some((after, None)), move |state| {
+        futures::stream::unfold(Some((after, None, Fruitless::default())), move |state| {
             let open = open.clone();
             async move {
-                let (mut after, mut stream) = state?;
+                let (mut after, mut stream, mut fruitless) = state?;
                 loop {
                     let mut live = match stream.take() {
                         Some(live) => live,
@@ -115,7 +116,9 @@ impl GuestClient {
                         Ok(None) => return Some((Err(ChannelError::Gone), None)),
                         Err(error) => match ChannelError::from(error) {
                             ChannelError::Gone => {
-                                tokio::time::sleep(Duration::from_millis(50)).await;
+                                if let Err(error) = fruitless.pause().await {
+                                    return Some((Err(error), None));
+                                }
                                 continue;
                             }
                             other => return Some((Err(other), None)),
@@ -126,7 +129,8 @@ impl GuestClient {
                         return Some((Err(ChannelError::protocol("event sequence went back")), None));
                     }
                     after = message.sequence;
-                    return Some((Ok(bounds::event(message)), Some((after, Some(live)))));
+                    fruitless.reset();
+                    return Some((Ok(bounds::event(message)), Some((after, Some(live), fruitless))));
                 }
             }
         })

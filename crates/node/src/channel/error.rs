@@ -1,4 +1,5 @@
 use super::bounds::bounded_text;
+use super::lane::CutError;
 use connectrpc::{ConnectError, ErrorCode};
 
 /// Why a call to the guest failed.
@@ -50,8 +51,7 @@ impl From<ConnectError> for ChannelError {
         let message = error.message.as_deref().unwrap_or_default();
         match error.code {
             ErrorCode::DeadlineExceeded => ChannelError::Timeout,
-            // A body cut short decodes as these, without a source.
-            ErrorCode::Internal | ErrorCode::DataLoss if message.contains("END_STREAM") => ChannelError::Gone,
+            ErrorCode::Internal if CutError::made(message) => ChannelError::Gone,
             code => ChannelError::remote(code, message),
         }
     }

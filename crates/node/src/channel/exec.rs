@@ -1,11 +1,11 @@
 //! Exec and logs, on the data lane.
 
+use super::lane::{Fruitless, GuestBody};
 use super::{CALL_LIMIT, ChannelError, GuestClient, OutputKind, Repeat, bounds, wire};
 use futures::Stream;
 use std::time::Duration;
 
-type OutputStream =
-    connectrpc::client::ServerStream<hyper::body::Incoming, wire::__buffa::view::OutputEventView<'static>>;
+type OutputStream = connectrpc::client::ServerStream<GuestBody, wire::__buffa::view::OutputEventView<'static>>;
 
 impl GuestClient {
     /// Starts, or meets the exec of that id: nothing runs twice.
@@ -23,7 +23,13 @@ impl GuestClient {
         exec_id: &str,
         offset: u64,
     ) -> impl Stream<Item = Result<wire::OutputEvent, ChannelError>> + Send + use<> {
-        let reader = OutputReader { client: self.clone(), exec_id: exec_id.to_owned(), offset, stream: None };
+        let reader = OutputReader {
+            client: self.clone(),
+            exec_id: exec_id.to_owned(),
+            offset,
+            stream: None,
+            fruitless: Fruitless::default(),
+        };
         futures::stream::unfold(Some(reader), |reader| async move {
             let mut reader = reader?;
             match reader.next().await {
@@ -115,6 +121,7 @@ struct OutputReader {
     exec_id: String,
     offset: u64,
     stream: Option<OutputStream>,
+    fruitless: Fruitless,
 }
 
 impl OutputReader {
@@ -128,12 +135,15 @@ impl OutputReader {
                 }
             };
             match stream.message().await {
-                Ok(Some(message)) => return self.take(message.to_owned_message()),
+                Ok(Some(message)) => {
+                    self.fruitless.reset();
+                    return self.take(message.to_owned_message());
+                }
                 Ok(None) => return Err(ChannelError::protocol("output ended without an exit")),
                 Err(error) => match ChannelError::from(error) {
                     ChannelError::Gone => {
                         self.stream = None;
-                        tokio::time::sleep(Duration::from_millis(20)).await;
+                        self.fruitless.pause().await?;
                     }
                     other => return Err(other),
                 },

@@ -1,7 +1,7 @@
 //! Files on the data lane: E2B's `Filesystem`, `/files` and `/archive`.
 //! Bodies stream both ways; nothing is held whole.
 
-use super::lane::Transport;
+use super::lane::{GuestBody, Transport};
 use super::{CALL_LIMIT, ChannelError, GuestClient, Repeat, bounds, filesystem as fs};
 use bytes::Bytes;
 use connectrpc::client::{CallOptions, ClientBody, ClientTransport};
@@ -9,7 +9,7 @@ use connectrpc::{ConnectError, ErrorCode};
 use futures::{Stream, StreamExt, TryStreamExt};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::Frame;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -184,7 +184,7 @@ impl GuestClient {
 
     /// Sends to the guest's data lane as it is (E2B's routes); the answer's
     /// status and body are the guest's own and must be treated so.
-    pub async fn forward(&self, request: Request<ClientBody>) -> Result<Response<Incoming>, ChannelError> {
+    pub async fn forward(&self, request: Request<ClientBody>) -> Result<Response<GuestBody>, ChannelError> {
         Transport(self.inner.data.clone()).send(request).await
     }
 
@@ -192,7 +192,7 @@ impl GuestClient {
         &self,
         request: http::request::Builder,
         body: ClientBody,
-    ) -> Result<Response<Incoming>, ChannelError> {
+    ) -> Result<Response<GuestBody>, ChannelError> {
         let request = request.body(body).map_err(|error| ChannelError::Remote {
             code: ErrorCode::InvalidArgument,
             message: bounds::bounded_text(&error.to_string(), 200),
@@ -214,7 +214,7 @@ impl GuestClient {
         Err(refusal(status, &text))
     }
 
-    fn incoming(&self, body: Incoming) -> ByteStream {
+    fn incoming(&self, body: GuestBody) -> ByteStream {
         let frames = body.into_data_stream().map_err(|_| ChannelError::Gone);
         let timed =
             tokio_stream::StreamExt::timeout(frames, IDLE_LIMIT).map(|item| item.unwrap_or(Err(ChannelError::Timeout)));
@@ -241,7 +241,7 @@ where
     BodyExt::boxed(StreamBody::new(frames))
 }
 
-async fn small_body(body: Incoming) -> Result<Bytes, ChannelError> {
+async fn small_body(body: GuestBody) -> Result<Bytes, ChannelError> {
     let collected = tokio::time::timeout(HEAD_LIMIT, Limited::new(body, SMALL_BODY).collect()).await;
     match collected {
         Ok(Ok(body)) => Ok(body.to_bytes()),

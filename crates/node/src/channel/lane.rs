@@ -6,14 +6,14 @@ use aether_proto::channel::{self, AnswerScanner};
 use bytes::{Buf, Bytes};
 use connectrpc::client::{BoxFuture, ClientBody, ClientTransport};
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use rand::TryRngCore;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -27,6 +27,9 @@ const HELLO_WAIT: Duration = Duration::from_millis(500);
 const HELLO_WAIT_MAX: Duration = Duration::from_secs(8);
 /// A socket that refuses for this long has no VMM behind it any more.
 const REFUSED_LIMIT: Duration = Duration::from_secs(1);
+/// Attempts without one message in between.
+const FRUITLESS_LIMIT: u32 = 30;
+const GOOD_LIFE: Duration = Duration::from_secs(10);
 /// A guest that does not answer a ping for so long has lost the session.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const KEEP_ALIVE_LIMIT: Duration = Duration::from_secs(45);
@@ -235,22 +238,100 @@ fn fresh_nonce() -> std::io::Result<[u8; channel::NONCE_LEN]> {
 pub(super) struct Transport(pub(super) Arc<Lane>);
 
 impl ClientTransport for Transport {
-    type ResponseBody = Incoming;
+    type ResponseBody = GuestBody;
     type Error = ChannelError;
 
-    fn send(&self, request: Request<ClientBody>) -> BoxFuture<'static, Result<Response<Incoming>, ChannelError>> {
+    fn send(&self, request: Request<ClientBody>) -> BoxFuture<'static, Result<Response<GuestBody>, ChannelError>> {
         let lane = self.0.clone();
         Box::pin(async move {
             // Callers bound the whole call; this bounds the connect alone.
             let mut sender = lane.sender(Instant::now() + Duration::from_secs(60)).await?;
             tokio::select! {
                 () = lane.closed.cancelled() => Err(ChannelError::Gone),
-                answer = sender.send_request(request) => answer.map_err(|error| {
+                answer = sender.send_request(request) => answer.map(|answer| answer.map(GuestBody)).map_err(|error| {
                     tracing::debug!(lane = lane.name, %error, "a request was cut");
                     ChannelError::Gone
                 }),
             }
         })
+    }
+}
+
+/// A guest's answer as it comes. Its only error is a cut.
+#[derive(Debug)]
+pub struct GuestBody(Incoming);
+
+impl Body for GuestBody {
+    type Data = Bytes;
+    type Error = CutError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutError>>> {
+        Pin::new(&mut self.0).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(|_| CutError)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
+/// The connection was cut under a body. Connect's client keeps only the text
+/// of a body's error, so the text is one that no guest can know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CutError;
+
+impl CutError {
+    fn text() -> &'static str {
+        static TEXT: LazyLock<String> = LazyLock::new(|| {
+            let nonce = fresh_nonce().unwrap_or_default();
+            format!("cut {}", data_encoding::HEXLOWER.encode(&nonce))
+        });
+        &TEXT
+    }
+
+    /// Whether a Connect error's message was made from this one.
+    pub(super) fn made(message: &str) -> bool {
+        message.ends_with(Self::text())
+    }
+}
+
+impl std::fmt::Display for CutError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(Self::text())
+    }
+}
+
+impl std::error::Error for CutError {}
+
+/// Pauses between attempts to go on with a stream, until it is given up: a
+/// guest that cuts every one at once must not keep us busy for ever.
+#[derive(Debug, Default)]
+pub(super) struct Fruitless {
+    count: u32,
+    last: Option<Instant>,
+}
+
+impl Fruitless {
+    pub(super) fn reset(&mut self) {
+        self.count = 0;
+    }
+
+    pub(super) async fn pause(&mut self) -> Result<(), ChannelError> {
+        // A stream that lived a while was a good one, even if it was silent.
+        if self.last.is_some_and(|last| last.elapsed() > GOOD_LIFE) {
+            self.count = 0;
+        }
+        if self.count >= FRUITLESS_LIMIT {
+            return Err(ChannelError::Gone);
+        }
+        let pause = Duration::from_millis(20).saturating_mul(1 << self.count.min(6)).min(Duration::from_secs(1));
+        self.count += 1;
+        tokio::time::sleep(pause).await;
+        self.last = Some(Instant::now());
+        Ok(())
     }
 }
 

@@ -23,6 +23,7 @@ pub use aether_proto::guest::{filesystem, process};
 pub use connectrpc::ErrorCode;
 pub use error::ChannelError;
 pub use files::{ByteStream, FileHead, WrittenFile};
+pub use lane::{CutError, GuestBody};
 
 use crate::engine::ChannelToken;
 use connectrpc::client::ClientConfig;

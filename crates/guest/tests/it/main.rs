@@ -1,0 +1,76 @@
+//! The guest's executable as an ordinary process, spoken to over raw sockets:
+//! the handshake as bytes, the services as any Connect client sees them.
+
+mod client;
+
+use aether_proto::channel::{MAGIC, answer, hello};
+use client::Running;
+use serde_json::json;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[tokio::test]
+async fn a_wrong_token_gets_no_answer_and_a_right_one_in_mid_noise_does() {
+    let mut guest = Running::start(&[]).await;
+    let stream = &mut guest.control;
+    stream.write_all(&[0x55; 5000]).await.expect("written");
+    stream.write_all(&hello(&[9; 16], &[1; 16])).await.expect("written");
+    let mut bytes = [0; 32];
+    let silence = tokio::time::timeout(Duration::from_millis(500), stream.read(&mut bytes)).await;
+    assert!(silence.is_err(), "answered to a wrong token");
+    // Truncated, then whole, in odd pieces.
+    stream.write_all(&hello(&client::TOKEN, &[2; 16])[..20]).await.expect("written");
+    for piece in hello(&client::TOKEN, &[3; 16]).chunks(5) {
+        stream.write_all(piece).await.expect("written");
+    }
+    let mut seen = Vec::new();
+    while !seen.ends_with(&answer(&[3; 16])) {
+        let count = tokio::time::timeout(client::LIMIT, stream.read(&mut bytes)).await.expect("in time");
+        let count = count.expect("read");
+        assert!(count > 0, "the guest hung up");
+        seen.extend_from_slice(&bytes[..count]);
+    }
+    assert!(seen.windows(16).any(|window| window == MAGIC));
+}
+
+#[tokio::test]
+async fn orphans_are_reaped_and_ends_are_told() {
+    let guest = Running::start(&["--reap-all"]).await.connect().await;
+    guest.identify().await;
+    // The inner shells are left to the guest: it is their reaper.
+    let script = "for i in 1 2 3 4 5; do (sh -c 'sleep 0.2; exit 0' &) ; done; exit 9";
+    let start = json!({ "execId": "orphans", "argv": ["/bin/sh", "-c", script] });
+    guest.data("aether.guest.v1.Exec/Start", start).await.expect("started");
+    let state = guest.ended("orphans").await;
+    assert_eq!(state["exit"]["exitCode"], 9);
+    let children = || {
+        let path = format!("/proc/{pid}/task/{pid}/children", pid = guest.pid);
+        std::fs::read_to_string(path).expect("the guest lives")
+    };
+    let reaped = async {
+        while !children().trim().is_empty() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(client::LIMIT, reaped).await.expect("no child is left, dead or alive");
+}
+
+#[tokio::test]
+async fn e2bs_process_service_shows_the_same_table() {
+    let guest = Running::start(&[]).await.connect().await;
+    guest.identify().await;
+    let start = json!({ "execId": "sleeper", "argv": ["sleep", "1000"] });
+    let state = guest.data("aether.guest.v1.Exec/Start", start).await.expect("started");
+    let list = guest.data("process.Process/List", json!({})).await.expect("listed");
+    assert_eq!(list["processes"][0]["config"]["cmd"], "sleep");
+    let pid = state["pid"].clone();
+    let signal = |signal: &str| json!({ "process": { "pid": pid }, "signal": signal });
+    let killed = guest.data("process.Process/SendSignal", signal("SIGNAL_SIGKILL")).await;
+    killed.expect("signalled");
+    assert_eq!(guest.ended("sleeper").await["exit"]["signal"], "SIGKILL");
+    let unknown = json!({ "process": { "pid": 999_999 }, "signal": "SIGNAL_SIGKILL" });
+    let error = guest.data("process.Process/SendSignal", unknown).await.expect_err("unknown");
+    assert_eq!(error["code"], "not_found");
+    let watch = guest.data("filesystem.Filesystem/CreateWatcher", json!({ "path": "/tmp" })).await;
+    assert_eq!(watch.expect_err("not served")["code"], "unimplemented");
+}
