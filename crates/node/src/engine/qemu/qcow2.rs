@@ -37,12 +37,12 @@ pub(super) fn write(out: &File, template: &File, size: u64, passphrase: &[u8]) -
     out.write_all_at(&counts, 2 * CLUSTER).map_err(doing())?;
     out.write_all_at(&header, layout.luks * CLUSTER).map_err(doing())?;
     for (l1_index, l2) in &layout.l2 {
-        let entry = (l2 * CLUSTER | COPIED).to_be_bytes();
+        let entry = ((l2 * CLUSTER) | COPIED).to_be_bytes();
         out.write_all_at(&entry, layout.l1 * CLUSTER + l1_index * 8).map_err(doing())?;
     }
     let mut buffer = vec![0; CLUSTER as usize];
     for (host, guest) in (layout.data..).zip(&data) {
-        let entry = (host * CLUSTER | COPIED).to_be_bytes();
+        let entry = ((host * CLUSTER) | COPIED).to_be_bytes();
         let l2 = layout.l2[&(guest / ENTRIES)];
         out.write_all_at(&entry, l2 * CLUSTER + guest % ENTRIES * 8).map_err(doing())?;
         buffer.fill(0);
