@@ -17,6 +17,14 @@ use std::time::Duration;
 /// Beyond the grace: for the guest to sync and power off.
 const POWER_OFF: Duration = Duration::from_secs(2);
 
+/// How the waiting for a guest's end went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// It ended, or its time is over: what is left is killed.
+    Over,
+    NodeEnds,
+}
+
 impl Sandbox {
     /// Asks the guest to end, then kills. The disk stays.
     pub(super) async fn stop(&mut self, reason: StopReason) -> Result<(), Fault> {
@@ -34,7 +42,10 @@ impl Sandbox {
         self.row.step = Step::Stopping;
         self.row.observed = Observed::Stopping;
         self.save().await?;
-        self.end_guest(grace, true).await;
+        if self.end_guest(grace, true).await == Ended::NodeEnds {
+            // The journal says stopping: the next start goes on with it.
+            return Ok(());
+        }
         self.free_run().await?;
         let out_of_memory = self.row.outcome.error_code == code::OUT_OF_MEMORY;
         self.rest_as(if out_of_memory { Observed::Failed } else { Observed::Stopped }).await
@@ -105,11 +116,11 @@ impl Sandbox {
 
     /// Lets the guest end by itself within `grace`; returns in any case. A
     /// harder wish that comes meanwhile cuts it short.
-    async fn end_guest(&mut self, grace: Duration, may_harden: bool) {
+    async fn end_guest(&mut self, grace: Duration, stopping: bool) -> Ended {
         if grace.is_zero() || self.died.is_some() {
-            return;
+            return Ended::Over;
         }
-        let Some(run) = self.run.as_mut() else { return };
+        let Some(run) = self.run.as_mut() else { return Ended::Over };
         let client = run.client.clone();
         let shutdown = tokio::spawn(async move { client.shutdown(grace).await });
         let mut shutdown = tokio_util::task::AbortOnDropHandle::new(shutdown);
@@ -117,13 +128,14 @@ impl Sandbox {
         tokio::pin!(limit);
         let mut wish = self.wish.clone();
         let mut answered = false;
+        let shutdown_of_node = self.host.shutdown.clone();
         loop {
-            let Some(run) = self.run.as_mut() else { return };
+            let Some(run) = self.run.as_mut() else { return Ended::Over };
             tokio::select! {
                 signal = run.next() => {
                     if let Signal::Ended(exit) = signal {
                         self.died = Some(exit);
-                        return;
+                        return Ended::Over;
                     }
                     if let Err(fault) = self.take_in(signal).await {
                         tracing::warn!(error = %fault, "a guest event was not journaled");
@@ -139,8 +151,9 @@ impl Sandbox {
                         self.row.outcome.exit_signal = answer.main_signal.map(|s| s.chars().take(16).collect());
                     }
                 }
-                () = harder(&mut wish), if may_harden => return,
-                () = &mut limit => return,
+                () = harder(&mut wish), if stopping => return Ended::Over,
+                () = shutdown_of_node.cancelled(), if stopping => return Ended::NodeEnds,
+                () = &mut limit => return Ended::Over,
             }
         }
     }

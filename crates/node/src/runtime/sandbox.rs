@@ -146,8 +146,9 @@ impl Sandbox {
         }
     }
 
-    fn facts(&self) -> Facts {
-        let wish = self.wish.borrow();
+    /// Marks the wish as seen: one that comes after this wakes `rest`.
+    fn facts(&mut self) -> Facts {
+        let wish = self.wish.borrow_and_update();
         let live = match (&self.run, &self.died) {
             (_, Some(_)) => Live::Died,
             (Some(_), None) => Live::Alive,
@@ -181,7 +182,7 @@ impl Sandbox {
     /// Nothing to do: says so where a newer generation asks for what is, then
     /// waits for a fact to change.
     async fn rest(&mut self, why: Rest) -> Result<(), Fault> {
-        let generation = self.wish.borrow_and_update().assigned.generation;
+        let generation = self.wish.borrow().assigned.generation;
         if why == Rest::AsWanted && generation > self.row.generation {
             self.row.generation = generation;
             self.save().await?;

@@ -4,3 +4,4 @@ mod images;
 mod engine;
 mod jail;
 mod network;
+mod runtime;
