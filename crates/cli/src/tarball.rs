@@ -26,11 +26,6 @@ pub(crate) fn folder_body(folder: &Path) -> Body {
     tar_body(move |builder| builder.append_dir_all(".", &folder))
 }
 
-/// One file as a tar stream under `name`.
-pub(crate) fn single_body(file: PathBuf, name: String) -> Body {
-    tar_body(move |builder| builder.append_path_with_name(&file, &name))
-}
-
 fn tar_body(fill: impl FnOnce(&mut tar::Builder<&mut dyn Write>) -> std::io::Result<()> + Send + 'static) -> Body {
     let (tx, rx) = mpsc::channel::<Piece>(QUEUE);
     tokio::task::spawn_blocking(move || {

@@ -39,10 +39,6 @@ impl Client {
         Self { endpoint: Arc::new(endpoint), token: token.map(Arc::new) }
     }
 
-    pub(crate) fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
-    }
-
     fn request(&self, method: Method, path: &str, headers: &[(HeaderName, &str)]) -> http::request::Builder {
         let mut builder = Request::builder()
             .method(method)

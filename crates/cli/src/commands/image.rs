@@ -142,7 +142,9 @@ pub(super) async fn import(context: &Context, args: ImportArgs) -> Result<u8, Cl
             total = metadata.len();
             let counter = sent.clone();
             let file = tokio::fs::File::open(source).await.map_err(cannot)?;
-            file_body(file, move |count| drop(counter.fetch_add(count, Ordering::Relaxed)))
+            file_body(file, move |count| {
+                counter.fetch_add(count, Ordering::Relaxed);
+            })
         }
     };
     let headers = [(header::CONTENT_TYPE, "application/x-tar"), (header::ACCEPT, "application/x-ndjson")];
@@ -153,6 +155,9 @@ pub(super) async fn import(context: &Context, args: ImportArgs) -> Result<u8, Cl
 }
 
 fn print_new(context: &Context, image: &ImageInfo) -> Result<(), CliError> {
+    if image.names.is_empty() {
+        context.printer.talk("The archive names no image: use the digest, or import it again with --name.");
+    }
     context.printer.one(image, &image.digest, |image| {
         let name = image.names.first().map_or_else(|| "(no name)".to_owned(), |n| familiar(n));
         format!("{name}  {}  {}\n", image.digest, bytes(image.size_bytes))

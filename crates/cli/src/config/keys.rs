@@ -59,6 +59,7 @@ macro_rules! settings {
         )+)+];
 
         /// The groups with what they are for.
+        #[cfg(test)]
         pub(crate) const GROUPS: &[(&str, &[&str])] = &[$( (stringify!($group), &[$($group_doc),+]), )+];
     };
 }

@@ -17,7 +17,7 @@ mod show;
 pub(crate) use keys::Config;
 pub(crate) use load::{Loaded, Sources, load};
 #[cfg(feature = "server")]
-pub(crate) use setting::{AccelKind, Listen, LogFormat};
+pub(crate) use setting::{AccelKind, EngineKind, Listen, LogFormat};
 pub(crate) use show::show;
 
 use crate::args::{Global, SetArgs};

@@ -13,6 +13,9 @@ struct Row {
     key: &'static str,
     value: String,
     source: String,
+    default: &'static str,
+    kind: &'static str,
+    meaning: String,
 }
 
 pub(crate) fn show(printer: Printer, loaded: &Loaded, prefix: Option<&str>) -> Result<u8, CliError> {
@@ -42,7 +45,8 @@ fn row(key: &Key, loaded: &Loaded) -> Row {
         None => (key.default.to_owned(), Source::Default),
     };
     let value = if key.secret && !text.is_empty() { MASK.to_owned() } else { text };
-    Row { key: key.name, value, source: source.to_string() }
+    let meaning = key.doc.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ");
+    Row { key: key.name, value, source: source.to_string(), default: key.default, kind: key.kind, meaning }
 }
 
 #[cfg(test)]

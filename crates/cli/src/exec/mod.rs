@@ -20,7 +20,8 @@ pub(crate) use terminal::{install_panic_hook, read_password, restore, stdin_is_t
 use crate::client::websocket::Incoming;
 use crate::client::{Client, Socket, encode};
 use crate::error::CliError;
-use aether_core::api::{ExecClientFrame, ExecRequest, ExecServerFrame};
+use aether_core::Observed;
+use aether_core::api::{AgentInfo, ExecClientFrame, ExecRequest, ExecServerFrame};
 use bytes::Bytes;
 use input::{Input, Key};
 use interrupt::{Interrupts, Press};
@@ -32,6 +33,9 @@ use tokio::time::Instant;
 
 /// How long a broken stream is tried again before we give up.
 const REATTACH_LIMIT: Duration = Duration::from_secs(60);
+/// How long an exec may be unknown to a server whose agent runs.
+const UNKNOWN_LIMIT: Duration = Duration::from_secs(20);
+const UNKNOWN_PAUSE: Duration = Duration::from_millis(500);
 
 /// What to start, or what to attach to.
 pub(crate) enum Start {
@@ -81,6 +85,8 @@ struct Session<'a> {
     exec_id: Option<String>,
     /// Of the exec's whole output; where to go on after a break.
     offset: u64,
+    /// When the server first said that it knows nothing of the exec.
+    unknown_since: Option<Instant>,
     writer: Writer,
     input: Input,
     interrupts: Interrupts,
@@ -129,6 +135,7 @@ impl<'a> Session<'a> {
             socket,
             exec_id,
             offset: 0,
+            unknown_since: None,
             writer: Writer::start(),
             input: Input::new(options.interactive, options.tty),
             interrupts: Interrupts::default(),
@@ -190,6 +197,7 @@ impl<'a> Session<'a> {
         match frame {
             ExecServerFrame::Started { exec_id, .. } => {
                 self.exec_id = Some(exec_id.clone());
+                self.unknown_since = None;
                 if self.options.detach {
                     return Ok(Some(Ended::Detached { exec_id }));
                 }
@@ -211,6 +219,10 @@ impl<'a> Session<'a> {
                 return Ok(Some(Ended::Exited(exit_status(exit_code, signal.as_deref()))));
             }
             ExecServerFrame::Unknown { reason } => {
+                if self.may_come_back().await {
+                    self.reattach(&reason).await?;
+                    return Ok(None);
+                }
                 return Err(CliError::with_remedy(
                     format!("the sandbox went away, and how the command ended is not known: {reason}"),
                     "See `aether agent get` and `aether agent logs` for what became of it.",
@@ -270,6 +282,24 @@ impl<'a> Session<'a> {
         if self.options.tty {
             let (cols, rows) = terminal::size();
             let _ = self.socket.send(&ExecClientFrame::Resize { cols, rows }).await;
+        }
+    }
+
+    /// A server that was just started may not have taken over its sandboxes
+    /// yet: as long as it says that the agent runs, its word that the exec is
+    /// unknown is not the last.
+    async fn may_come_back(&mut self) -> bool {
+        let since = *self.unknown_since.get_or_insert_with(Instant::now);
+        if self.exec_id.is_none() || since.elapsed() > UNKNOWN_LIMIT {
+            return false;
+        }
+        tokio::time::sleep(UNKNOWN_PAUSE).await;
+        let path = self.path.trim_end_matches("/exec");
+        match self.client.get::<AgentInfo>(path).await {
+            Ok(agent) => matches!(agent.status, Observed::Running | Observed::Lost),
+            // Not reachable: that is for reattaching to sort out.
+            Err(CliError::Failed { .. }) => true,
+            Err(_) => false,
         }
     }
 

@@ -78,10 +78,17 @@ fn word(status: Status) -> &'static str {
 async fn all(config: &Config, warnings: &[String]) -> Vec<Line> {
     let mut lines = vec![root()];
     lines.extend(warnings.iter().map(|w| line("configuration", Status::Warn, w.clone(), "Correct the configuration.")));
-    match parts::engine(config) {
-        Ok(engine) => lines.extend(checks(&engine).await.into_iter().map(Line::from)),
+    match parts::guest(config) {
+        Ok(_) => lines.push(line("guest", Status::Ok, "the sandbox's first process is here", "")),
         Err(CliError::Failed { detail, remedy }) => {
             lines.push(line("guest", Status::Missing, detail, &remedy.unwrap_or_default()));
+        }
+        Err(e) => lines.push(line("guest", Status::Missing, e.to_string(), "")),
+    }
+    match parts::engine_to_check(config) {
+        // Ours comes first, with the other half of why.
+        Ok(engine) => {
+            lines.extend(checks(&engine).await.into_iter().filter(|c| c.name != "root").map(Line::from));
         }
         Err(e) => lines.push(line("engine", Status::Missing, e.to_string(), "")),
     }

@@ -8,22 +8,32 @@ use nix::unistd::{Group, chown};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 
 const GROUP: &str = "aether";
 const SOCKET_MODE: u32 = 0o660;
 const BACKLOG: u32 = 1024;
 
-pub(super) async fn bind(config: &Config) -> Result<ApiListeners, CliError> {
+/// The socket's file; gone when the server is, however it ended.
+pub(super) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+pub(super) async fn bind(config: &Config) -> Result<(ApiListeners, SocketFile), CliError> {
     let mut listeners = ApiListeners::default();
     if let Listen::On(addresses) = &config.server.address {
         for address in addresses {
             listeners.tcp.push(tcp(*address)?);
         }
     }
-    listeners.unix.push(unix(&config.socket()).await?);
-    Ok(listeners)
+    let path = config.socket();
+    listeners.unix.push(unix(&path).await?);
+    Ok((listeners, SocketFile(path)))
 }
 
 fn tcp(address: SocketAddr) -> Result<TcpListener, CliError> {

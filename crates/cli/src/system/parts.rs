@@ -31,6 +31,10 @@ pub(super) fn own_executable() -> Result<PathBuf, CliError> {
     Ok(path)
 }
 
+fn guest_beside() -> Result<PathBuf, CliError> {
+    Ok(own_executable()?.with_file_name("aether-guest"))
+}
+
 /// Configured, built in, or beside this executable.
 pub(super) fn guest(config: &Config) -> Result<GuestBinary, CliError> {
     if let Some(path) = &config.engine.guest_path {
@@ -39,7 +43,7 @@ pub(super) fn guest(config: &Config) -> Result<GuestBinary, CliError> {
     if let Some(bytes) = EMBEDDED_GUEST {
         return Ok(GuestBinary::Embedded(bytes));
     }
-    let beside = own_executable()?.with_file_name("aether-guest");
+    let beside = guest_beside()?;
     if beside.is_file() {
         return Ok(GuestBinary::Path(beside));
     }
@@ -50,9 +54,18 @@ pub(super) fn guest(config: &Config) -> Result<GuestBinary, CliError> {
 }
 
 pub(super) fn engine(config: &Config) -> Result<QemuConfig, CliError> {
+    engine_with(config, guest(config)?)
+}
+
+/// For the checks, which go on where the guest is missing.
+pub(super) fn engine_to_check(config: &Config) -> Result<QemuConfig, CliError> {
+    engine_with(config, guest(config).unwrap_or(GuestBinary::Path(guest_beside()?)))
+}
+
+fn engine_with(config: &Config, guest: GuestBinary) -> Result<QemuConfig, CliError> {
     let state = config.server.state_dir.join("engine");
     let run = config.server.run_dir.join("sandboxes");
-    let mut options = QemuConfig::new(state, run, own_executable()?, guest(config)?);
+    let mut options = QemuConfig::new(state, run, own_executable()?, guest);
     let engine = &config.engine;
     options.uid_base = config.node.uid_base;
     options.qemu_path.clone_from(&engine.qemu_path);

@@ -12,7 +12,7 @@
 
 use super::{destroy, folders, listen, logging, notify, parts};
 use crate::args::{Global, ServerArgs};
-use crate::config::Config;
+use crate::config::{Config, EngineKind};
 use crate::error::CliError;
 use aether_control::{Control, DataDialer, DialError, first_admin_key};
 use aether_core::source::{OsRng, SystemClock};
@@ -87,7 +87,7 @@ async fn serve(config: &Config, args: &ServerArgs) -> Result<(), CliError> {
     folders::make(config)?;
     let _lock = folders::lock(config)?;
     let sources = Sources { clock: Arc::new(SystemClock::default()), rng: Arc::new(OsRng) };
-    let listeners = listen::bind(config).await?;
+    let (listeners, _socket) = listen::bind(config).await?;
     let addresses = listen::addresses(&listeners);
     let shutdown = CancellationToken::new();
     let signals = tokio::spawn(stop_on_signal(shutdown.clone())?);
@@ -155,7 +155,6 @@ async fn serve(config: &Config, args: &ServerArgs) -> Result<(), CliError> {
         tracing::warn!("the network was not taken down whole: {e}");
     }
     store.close().await;
-    let _ = std::fs::remove_file(config.socket());
     signals.abort();
     failure.map_or(Ok(()), Err)
 }
@@ -250,7 +249,10 @@ async fn admin_key(config: &Config, store: &Store, sources: &Sources) -> Result<
 async fn open_node(config: &Config, sources: &Sources) -> Result<(NetworkPool, Node), CliError> {
     let remedy = "`aether doctor` says what is missing on this machine and what to do.";
     let failed = |what: &str, e: &dyn std::fmt::Display| CliError::with_remedy(format!("{what}: {e}"), remedy);
-    let engine = QemuEngine::open(parts::engine(config)?).await.map_err(|e| failed("the engine cannot start", &e))?;
+    let engine = match config.engine.kind {
+        EngineKind::Qemu => QemuEngine::open(parts::engine(config)?).await,
+    };
+    let engine = engine.map_err(|e| failed("the engine cannot start", &e))?;
     let facts = engine.capabilities();
     tracing::info!(
         isolation = engine.isolation().as_str(),
@@ -262,17 +264,28 @@ async fn open_node(config: &Config, sources: &Sources) -> Result<(NetworkPool, N
     );
     let network = NetworkPool::open(parts::network(config)?).await;
     let network = network.map_err(|e| failed("the network cannot be set up", &e))?;
-    let images = Images::open(parts::images(config)?, sources.clock.clone(), sources.rng.clone()).await;
-    let images = images.map_err(|e| failed("the images cannot be opened", &e))?;
-    let node_parts = NodeParts {
-        engine: Arc::new(engine),
-        network: network.clone(),
-        images,
-        clock: sources.clock.clone(),
-        rng: sources.rng.clone(),
+    let opened = async {
+        let images = Images::open(parts::images(config)?, sources.clock.clone(), sources.rng.clone()).await;
+        let images = images.map_err(|e| failed("the images cannot be opened", &e))?;
+        let node_parts = NodeParts {
+            engine: Arc::new(engine),
+            network: network.clone(),
+            images,
+            clock: sources.clock.clone(),
+            rng: sources.rng.clone(),
+        };
+        Node::open(parts::node(config), node_parts).await.map_err(|e| failed("the node cannot start", &e))
     };
-    let node = Node::open(parts::node(config), node_parts).await.map_err(|e| failed("the node cannot start", &e))?;
-    Ok((network, node))
+    match opened.await {
+        Ok(node) => Ok((network, node)),
+        Err(e) => {
+            // A start that fails leaves no namespaces behind.
+            if let Err(left) = network.close().await {
+                tracing::warn!("the network was not taken down whole: {left}");
+            }
+            Err(e)
+        }
+    }
 }
 
 async fn serve_nodes(

@@ -1,0 +1,50 @@
+//! The built binary from outside: what needs no VM. Those that do are in
+//! tests/e2e.
+
+mod client;
+mod offline;
+mod server;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// A command in a folder of its own, with nothing of ours in its environment.
+pub(crate) fn aether(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_aether"));
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if name.starts_with("AETHER_") || name == "DATABASE_URL" || name == "SERVER_ADDRESS" {
+            command.env_remove(name);
+        }
+    }
+    command.current_dir(dir).args(args).stdin(Stdio::null());
+    command
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl From<Output> for Run {
+    fn from(o: Output) -> Self {
+        Self {
+            code: o.status.code(),
+            stdout: String::from_utf8_lossy(&o.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&o.stderr).into_owned(),
+        }
+    }
+}
+
+pub(crate) fn run(dir: &Path, args: &[&str]) -> Run {
+    aether(dir, args).output().expect("the binary starts").into()
+}
+
+pub(crate) fn config_in(dir: &Path, text: &str) -> PathBuf {
+    let path = dir.join("test.yaml");
+    std::fs::write(&path, text).expect("writes");
+    path
+}
