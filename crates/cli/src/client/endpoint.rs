@@ -57,12 +57,13 @@ impl Endpoint {
         if host.is_empty() {
             return Err(wrong("the host is missing"));
         }
-        let port = match authority.port() {
-            Some(_) => authority.port_u16().ok_or_else(|| wrong("the port is not a number up to 65535"))?,
-            None if authority.as_str().ends_with(':') => return Err(wrong("the port is missing")),
-            None if tls => 443,
-            None => 8080,
-        };
+        // `Authority` takes any digits for a port, and none.
+        let port =
+            match authority.as_str().rsplit_once(']').map_or(authority.as_str(), |(_, tail)| tail).rsplit_once(':') {
+                Some((_, port)) => port.parse().map_err(|_| wrong("the port is not a number up to 65535"))?,
+                None if tls => 443,
+                None => 8080,
+            };
         Ok(Self::Tcp { host, port, tls })
     }
 

@@ -235,6 +235,9 @@ fn a_file_that_others_can_write_is_refused() {
 }
 
 proptest! {
+    // Each case reads every key.
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
     #[test]
     fn no_text_makes_it_panic(text in "\\PC{0,80}") {
         let _ = from(Some(&text), &[], &[]);
