@@ -95,7 +95,7 @@ fn before_exec(command: &mut Command, plan: &Plan) {
             sys::take_terminal(0)?;
             if change_user {
                 // The user must be able to open /dev/tty's own device again.
-                let _ = nix::unistd::fchown(std::io::stdin(), Some(uid.into()), None);
+                let _ = sys::own_terminal(uid);
             }
         }
         // Ours is -1000; programs of the sandbox are fair game. Raising it

@@ -301,9 +301,9 @@ mod tests {
         assert_eq!((entry.size, entry.mode, entry.permissions.as_str()), (3, 0o640, "-rw-r-----"));
         let link = describe(&dir.path().join("link")).expect("described");
         assert_eq!(link.symlink_target.as_deref(), Some("file"));
-        assert_eq!(link.r#type, wire::FileType::FILE_TYPE_FILE.into());
+        assert_eq!(link.r#type, wire::FileType::FILE_TYPE_FILE);
         let broken = describe(&dir.path().join("broken")).expect("described");
-        assert_eq!(broken.r#type, wire::FileType::FILE_TYPE_SYMLINK.into());
+        assert_eq!(broken.r#type, wire::FileType::FILE_TYPE_SYMLINK);
         assert!(describe(dir.path()).expect("described").permissions.starts_with('d'));
     }
 
