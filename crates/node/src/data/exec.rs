@@ -61,7 +61,8 @@ impl DataService {
             Some(Ask::Attach(attach)) => {
                 check::exec_id(&attach.exec_id)?;
                 let (_, status) = self.known(&attach.agent_id)?;
-                if status.borrow().vmm.is_none() {
+                // Not: without a VMM. One that is being adopted has none yet.
+                if !status.borrow().observed.on_node() {
                     let _ = sender.try_send(Ok(answer(Say::Unknown("the sandbox is gone".to_owned()))));
                     return Ok(Box::pin(ReceiverStream::new(receiver)));
                 }

@@ -19,7 +19,7 @@ mod telemetry;
 
 use crate::channel::GuestClient;
 use crate::runtime::{Host, Status, Supervisor};
-use aether_core::AgentId;
+use aether_core::{AgentId, Observed};
 use aether_proto::node as wire;
 use aether_proto::node::node_data_server::NodeData;
 use futures::Stream;
@@ -66,6 +66,10 @@ impl DataService {
         let now = status.borrow().clone();
         match now.client {
             Some(client) => Ok(Up { agent, client, status }),
+            // After a restart of the node, until its guest has answered.
+            None if now.observed == Observed::Running => {
+                Err(Refusal::unavailable("the node is taking the sandbox over: try again"))
+            }
             None => Err(Refusal::failed_precondition(format!("the agent is {}, not running", now.observed))),
         }
     }

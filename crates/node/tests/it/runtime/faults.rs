@@ -32,7 +32,7 @@ async fn a_killed_node_adopts_its_sandboxes_and_their_execs() {
     let mut again = loop {
         match open(&mut data, attach()).await {
             Ok(live) => break live,
-            Err(e) if e.code() == tonic::Code::FailedPrecondition => {
+            Err(e) if matches!(e.code(), tonic::Code::Unavailable | tonic::Code::FailedPrecondition) => {
                 tokio::time::sleep(Duration::from_millis(50)).await
             }
             Err(e) => panic!("{e}"),
