@@ -1,0 +1,9 @@
+//! The channel's client against the real guest code, over a relay that
+//! behaves as badly as a virtio-serial port: one client at a time, bytes of
+//! the old session left over for the next, bytes lost at a cut.
+
+mod exec;
+mod files;
+mod lifecycle;
+mod resync;
+mod sandbox;
