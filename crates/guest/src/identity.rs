@@ -63,14 +63,33 @@ pub fn environment(
     env
 }
 
-/// The folder asked for, which must be there; else the image's, else home,
-/// else the root.
+/// Whether the account may enter a folder: it and all above it, by their
+/// permission bits.
+fn may_enter(account: &Account, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let searchable = |dir: &Path| {
+        std::fs::metadata(dir).is_ok_and(|found| {
+            let bit = if found.uid() == account.uid {
+                0o100
+            } else if found.gid() == account.gid || account.groups.contains(&found.gid()) {
+                0o010
+            } else {
+                0o001
+            };
+            found.is_dir() && found.mode() & bit != 0
+        })
+    };
+    account.uid == 0 || path.ancestors().all(searchable)
+}
+
+/// The folder asked for, which the user must be able to enter; else the
+/// image's, else home, else the root: the first that it can.
 pub fn folder(identity: &Identity, account: &Account, asked: Option<&str>) -> Result<PathBuf, StartError> {
     let default = || {
         let workdir = Path::new(&identity.image_workdir);
-        if workdir.is_absolute() && workdir.is_dir() {
+        if workdir.is_absolute() && workdir.is_dir() && may_enter(account, workdir) {
             workdir.to_owned()
-        } else if account.home.is_dir() {
+        } else if account.home.is_dir() && may_enter(account, &account.home) {
             account.home.clone()
         } else {
             PathBuf::from("/")
@@ -83,6 +102,9 @@ pub fn folder(identity: &Identity, account: &Account, asked: Option<&str>) -> Re
         _ => default().join(asked),
     };
     match std::fs::metadata(&path) {
+        Ok(found) if found.is_dir() && !may_enter(account, &path) => {
+            Err(StartError::Invalid(format!("cwd {asked:?} may not be entered by user {}", account.name)))
+        }
         Ok(found) if found.is_dir() => Ok(path),
         Ok(_) => Err(StartError::Invalid(format!("cwd {asked:?} is not a directory"))),
         Err(_) => Err(StartError::Invalid(format!("cwd {asked:?} does not exist"))),
@@ -92,6 +114,21 @@ pub fn folder(identity: &Identity, account: &Account, asked: Option<&str>) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_default_that_the_user_cannot_enter_is_passed_over() {
+        use std::os::unix::fs::PermissionsExt;
+        let shut = tempfile::tempdir().expect("a folder");
+        std::fs::set_permissions(shut.path(), std::fs::Permissions::from_mode(0o700)).expect("chmod");
+        let home = tempfile::tempdir().expect("a folder");
+        std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o755)).expect("chmod");
+        let workdir = shut.path().to_string_lossy().into_owned();
+        let identity = Identity { image_workdir: workdir.clone(), ..Default::default() };
+        let account = Account { name: "x".into(), uid: 4242, gid: 4242, groups: vec![4242], home: home.path().into() };
+        assert_eq!(folder(&identity, &account, None), Ok(home.path().into()));
+        assert!(matches!(folder(&identity, &account, Some(&workdir)), Err(StartError::Invalid(_))));
+        assert_eq!(folder(&identity, &Account::root(), None), Ok(shut.path().into()));
+    }
 
     #[test]
     fn later_sources_win() {
