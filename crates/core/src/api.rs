@@ -452,8 +452,9 @@ pub struct ImageInfo {
     pub agents: u32,
 }
 
-/// The body of `POST /v1/images` with `application/json`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// The body of `POST /v1/images` with `application/json`. Its `Debug` hides the
+/// password.
+#[derive(Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PullRequest {
@@ -467,6 +468,18 @@ pub struct PullRequest {
     pub insecure: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
+}
+
+impl std::fmt::Debug for PullRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PullRequest")
+            .field("reference", &self.reference)
+            .field("username", &self.username)
+            .field("password", &self.password.as_ref().map(|_| "***"))
+            .field("insecure", &self.insecure)
+            .field("platform", &self.platform)
+            .finish()
+    }
 }
 
 /// One line (NDJSON) of the answer of `POST /v1/images`; the last has
@@ -622,6 +635,14 @@ mod tests {
     #[test]
     fn unknown_fields_are_refused() {
         assert!(serde_json::from_str::<AgentConfig>(r#"{"image":"a","imgae":"b"}"#).is_err());
+    }
+
+    #[test]
+    fn passwords_and_keys_are_not_debugged() {
+        let text = r#"{"reference":"a","username":"me","password":"hunter2"}"#;
+        let asked: PullRequest = serde_json::from_str(text).expect("parses");
+        let shown = format!("{asked:?}");
+        assert!(shown.contains("me") && !shown.contains("hunter2"), "{shown}");
     }
 
     #[test]
