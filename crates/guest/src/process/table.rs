@@ -58,7 +58,7 @@ impl ExecTable {
         // Held over the fork: two starts of one id must not both run.
         let mut execs = lock(&self.execs);
         if let Some(found) = execs.get(&start.id)
-            && !(start.replace_ended && !found.running())
+            && (!start.replace_ended || found.running())
         {
             return Ok((found.clone(), true));
         }

@@ -135,8 +135,8 @@ impl Service {
 
 #[allow(refining_impl_trait, reason = "the answers are owned messages")]
 impl Rpc for Service {
-    async fn start<'a>(
-        &'a self,
+    async fn start(
+        &self,
         _context: RequestContext,
         request: ServiceRequest<'_, wire::StartRequest>,
     ) -> ServiceResult<wire::ExecState> {
@@ -175,8 +175,8 @@ impl Rpc for Service {
         }))
     }
 
-    async fn read<'a>(
-        &'a self,
+    async fn read(
+        &self,
         _context: RequestContext,
         request: ServiceRequest<'_, wire::ReadRequest>,
     ) -> ServiceResult<wire::ReadResponse> {
@@ -204,8 +204,8 @@ impl Rpc for Service {
         Response::ok(answer)
     }
 
-    async fn input<'a>(
-        &'a self,
+    async fn input(
+        &self,
         _context: RequestContext,
         request: ServiceRequest<'_, wire::InputRequest>,
     ) -> ServiceResult<wire::InputResponse> {
@@ -214,8 +214,8 @@ impl Rpc for Service {
         Response::ok(wire::InputResponse::default())
     }
 
-    async fn signal<'a>(
-        &'a self,
+    async fn signal(
+        &self,
         _context: RequestContext,
         request: ServiceRequest<'_, wire::SignalRequest>,
     ) -> ServiceResult<wire::SignalResponse> {
@@ -230,8 +230,8 @@ impl Rpc for Service {
         Response::ok(wire::SignalResponse::default())
     }
 
-    async fn resize<'a>(
-        &'a self,
+    async fn resize(
+        &self,
         _context: RequestContext,
         request: ServiceRequest<'_, wire::ResizeRequest>,
     ) -> ServiceResult<wire::ResizeResponse> {
@@ -241,16 +241,16 @@ impl Rpc for Service {
         Response::ok(wire::ResizeResponse::default())
     }
 
-    async fn get<'a>(
-        &'a self,
+    async fn get(
+        &self,
         _context: RequestContext,
         request: ServiceRequest<'_, wire::GetRequest>,
     ) -> ServiceResult<wire::ExecState> {
         Response::ok(state(&*self.find(request.exec_id)?, true))
     }
 
-    async fn list<'a>(
-        &'a self,
+    async fn list(
+        &self,
         _context: RequestContext,
         _request: ServiceRequest<'_, wire::ListRequest>,
     ) -> ServiceResult<wire::ListResponse> {

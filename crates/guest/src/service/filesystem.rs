@@ -53,8 +53,8 @@ async fn run<T: Send + 'static>(
 
 #[allow(refining_impl_trait, reason = "the answers are owned messages")]
 impl Rpc for Service {
-    async fn stat<'a>(
-        &'a self,
+    async fn stat(
+        &self,
         context: RequestContext,
         request: ServiceRequest<'_, wire::StatRequest>,
     ) -> ServiceResult<wire::StatResponse> {
@@ -63,8 +63,8 @@ impl Rpc for Service {
         Response::ok(wire::StatResponse { entry: Some(entry).into(), ..Default::default() })
     }
 
-    async fn make_dir<'a>(
-        &'a self,
+    async fn make_dir(
+        &self,
         context: RequestContext,
         request: ServiceRequest<'_, wire::MakeDirRequest>,
     ) -> ServiceResult<wire::MakeDirResponse> {
@@ -73,8 +73,8 @@ impl Rpc for Service {
         Response::ok(wire::MakeDirResponse { entry: Some(entry).into(), ..Default::default() })
     }
 
-    async fn r#move<'a>(
-        &'a self,
+    async fn r#move(
+        &self,
         context: RequestContext,
         request: ServiceRequest<'_, wire::MoveRequest>,
     ) -> ServiceResult<wire::MoveResponse> {
@@ -92,8 +92,8 @@ impl Rpc for Service {
         Response::ok(wire::MoveResponse { entry: Some(entry).into(), ..Default::default() })
     }
 
-    async fn list_dir<'a>(
-        &'a self,
+    async fn list_dir(
+        &self,
         context: RequestContext,
         request: ServiceRequest<'_, wire::ListDirRequest>,
     ) -> ServiceResult<wire::ListDirResponse> {
@@ -112,8 +112,8 @@ impl Rpc for Service {
         Response::ok(wire::ListDirResponse { entries, ..Default::default() })
     }
 
-    async fn remove<'a>(
-        &'a self,
+    async fn remove(
+        &self,
         context: RequestContext,
         request: ServiceRequest<'_, wire::RemoveRequest>,
     ) -> ServiceResult<wire::RemoveResponse> {
@@ -130,24 +130,24 @@ impl Rpc for Service {
         Err(ConnectError::unimplemented("watching is not served yet"))
     }
 
-    async fn create_watcher<'a>(
-        &'a self,
+    async fn create_watcher(
+        &self,
         _context: RequestContext,
         _request: ServiceRequest<'_, wire::CreateWatcherRequest>,
     ) -> ServiceResult<wire::CreateWatcherResponse> {
         Err(ConnectError::unimplemented("watching is not served yet"))
     }
 
-    async fn get_watcher_events<'a>(
-        &'a self,
+    async fn get_watcher_events(
+        &self,
         _context: RequestContext,
         _request: ServiceRequest<'_, wire::GetWatcherEventsRequest>,
     ) -> ServiceResult<wire::GetWatcherEventsResponse> {
         Err(ConnectError::unimplemented("watching is not served yet"))
     }
 
-    async fn remove_watcher<'a>(
-        &'a self,
+    async fn remove_watcher(
+        &self,
         _context: RequestContext,
         _request: ServiceRequest<'_, wire::RemoveWatcherRequest>,
     ) -> ServiceResult<wire::RemoveWatcherResponse> {

@@ -18,16 +18,16 @@ const GRACE_LIMIT: Duration = Duration::from_secs(600);
 
 #[allow(refining_impl_trait, reason = "the answers are owned messages")]
 impl Rpc for Service {
-    async fn identify<'a>(
-        &'a self,
+    async fn identify(
+        &self,
         _context: RequestContext,
         request: ServiceRequest<'_, wire::IdentifyRequest>,
     ) -> ServiceResult<wire::IdentifyResponse> {
         identify(&self.0, request.to_owned_message()).await.map(Response::new)
     }
 
-    async fn reseed<'a>(
-        &'a self,
+    async fn reseed(
+        &self,
         _context: RequestContext,
         request: ServiceRequest<'_, wire::ReseedRequest>,
     ) -> ServiceResult<wire::ReseedResponse> {
@@ -44,8 +44,8 @@ impl Rpc for Service {
         Response::ok(wire::ReseedResponse::default())
     }
 
-    async fn health<'a>(
-        &'a self,
+    async fn health(
+        &self,
         _context: RequestContext,
         _request: ServiceRequest<'_, wire::HealthRequest>,
     ) -> ServiceResult<wire::HealthResponse> {
@@ -59,16 +59,16 @@ impl Rpc for Service {
         })
     }
 
-    async fn stats<'a>(
-        &'a self,
+    async fn stats(
+        &self,
         _context: RequestContext,
         _request: ServiceRequest<'_, wire::StatsRequest>,
     ) -> ServiceResult<wire::StatsResponse> {
         Response::ok(super::stats::read().await)
     }
 
-    async fn quiesce<'a>(
-        &'a self,
+    async fn quiesce(
+        &self,
         _context: RequestContext,
         request: ServiceRequest<'_, wire::QuiesceRequest>,
     ) -> ServiceResult<wire::QuiesceResponse> {
@@ -81,8 +81,8 @@ impl Rpc for Service {
         Response::ok(wire::QuiesceResponse::default())
     }
 
-    async fn thaw<'a>(
-        &'a self,
+    async fn thaw(
+        &self,
         _context: RequestContext,
         _request: ServiceRequest<'_, wire::ThawRequest>,
     ) -> ServiceResult<wire::ThawResponse> {
@@ -90,8 +90,8 @@ impl Rpc for Service {
         Response::ok(wire::ThawResponse::default())
     }
 
-    async fn shutdown<'a>(
-        &'a self,
+    async fn shutdown(
+        &self,
         _context: RequestContext,
         request: ServiceRequest<'_, wire::ShutdownRequest>,
     ) -> ServiceResult<wire::ShutdownResponse> {
@@ -148,11 +148,8 @@ fn renew(guest: &Guest, entropy: &[u8], unix_ns: u64) -> Result<(), ConnectError
 }
 
 async fn identify(guest: &Arc<Guest>, request: wire::IdentifyRequest) -> Result<wire::IdentifyResponse, ConnectError> {
-    let token: [u8; 16] = request
-        .channel_token
-        .as_slice()
-        .try_into()
-        .map_err(|_| ConnectError::invalid_argument("channel_token must be 16 bytes"))?;
+    let token = aether_proto::channel::unveiled(&request.channel_token)
+        .ok_or_else(|| ConnectError::invalid_argument("channel_token must be 16 bytes"))?;
     // The answer to the first was lost: say it again, start nothing twice.
     if *lock(&guest.token) == token
         && let Some(answered) = lock(&guest.identity).answered.clone()

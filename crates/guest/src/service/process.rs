@@ -171,8 +171,8 @@ async fn feed(exec: &Exec, input: Option<&wire::ProcessInput>) -> Result<(), Con
 
 #[allow(refining_impl_trait, reason = "the answers are owned messages")]
 impl Rpc for Service {
-    async fn list<'a>(
-        &'a self,
+    async fn list(
+        &self,
         _context: RequestContext,
         _request: ServiceRequest<'_, wire::ListRequest>,
     ) -> ServiceResult<wire::ListResponse> {
@@ -225,8 +225,8 @@ impl Rpc for Service {
         )
     }
 
-    async fn update<'a>(
-        &'a self,
+    async fn update(
+        &self,
         _context: RequestContext,
         request: ServiceRequest<'_, wire::UpdateRequest>,
     ) -> ServiceResult<wire::UpdateResponse> {
@@ -239,8 +239,8 @@ impl Rpc for Service {
         Response::ok(wire::UpdateResponse::default())
     }
 
-    async fn stream_input<'a>(
-        &'a self,
+    async fn stream_input(
+        &self,
         _context: RequestContext,
         mut requests: InboundStream<wire::StreamInputRequest>,
     ) -> ServiceResult<wire::StreamInputResponse> {
@@ -258,8 +258,8 @@ impl Rpc for Service {
         Response::ok(wire::StreamInputResponse::default())
     }
 
-    async fn send_input<'a>(
-        &'a self,
+    async fn send_input(
+        &self,
         _context: RequestContext,
         request: ServiceRequest<'_, wire::SendInputRequest>,
     ) -> ServiceResult<wire::SendInputResponse> {
@@ -269,8 +269,8 @@ impl Rpc for Service {
         Response::ok(wire::SendInputResponse::default())
     }
 
-    async fn send_signal<'a>(
-        &'a self,
+    async fn send_signal(
+        &self,
         _context: RequestContext,
         request: ServiceRequest<'_, wire::SendSignalRequest>,
     ) -> ServiceResult<wire::SendSignalResponse> {
@@ -284,8 +284,8 @@ impl Rpc for Service {
         Response::ok(wire::SendSignalResponse::default())
     }
 
-    async fn close_stdin<'a>(
-        &'a self,
+    async fn close_stdin(
+        &self,
         _context: RequestContext,
         request: ServiceRequest<'_, wire::CloseStdinRequest>,
     ) -> ServiceResult<wire::CloseStdinResponse> {

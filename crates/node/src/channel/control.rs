@@ -12,13 +12,14 @@ const IDENTIFY_LIMIT: Duration = Duration::from_secs(60);
 impl GuestClient {
     /// Gives the guest its identity; from the next hello on the token is the
     /// one in the request. Safe to repeat with the same request: a main
-    /// process is started once.
-    pub async fn identify(&self, request: wire::IdentifyRequest) -> Result<wire::IdentifyResponse, ChannelError> {
+    /// process is started once. The token is veiled on its way.
+    pub async fn identify(&self, mut request: wire::IdentifyRequest) -> Result<wire::IdentifyResponse, ChannelError> {
         let token: [u8; 16] = request
             .channel_token
             .as_slice()
             .try_into()
             .map_err(|_| ChannelError::protocol("channel_token must be 16 bytes"))?;
+        request.channel_token = aether_proto::channel::veiled(&token).to_vec();
         let token = ChannelToken(token);
         self.inner.tokens.propose(token.clone());
         let guest = &self.inner.guest;

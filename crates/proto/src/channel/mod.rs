@@ -47,6 +47,19 @@ pub fn answer(nonce: &[u8; NONCE_LEN]) -> [u8; HELLO_LEN] {
     joined(&MAGIC, nonce)
 }
 
+/// How a token travels inside a message. The guest looks for its token in all
+/// that it receives: an identify that is repeated, because its answer was
+/// lost, would be taken for a hello if it carried the token as it is.
+pub fn veiled(token: &[u8; TOKEN_LEN]) -> [u8; TOKEN_LEN] {
+    token.map(|byte| !byte)
+}
+
+/// The token in [`veiled`] bytes; none when the length is wrong.
+pub fn unveiled(bytes: &[u8]) -> Option<[u8; TOKEN_LEN]> {
+    let token: [u8; TOKEN_LEN] = bytes.try_into().ok()?;
+    Some(veiled(&token))
+}
+
 fn joined(a: &[u8; 16], b: &[u8; 16]) -> [u8; HELLO_LEN] {
     let mut out = [0; HELLO_LEN];
     out[..16].copy_from_slice(a);
