@@ -29,7 +29,7 @@ pub struct NetworkConfig {
     /// Namespaces are bound to files in `run_dir/netns`.
     pub run_dir: PathBuf,
     /// Every host object begins with it: namespace and veth `<prefix>-<slot>`,
-    /// table `inet <prefix>`. A letter, then at most 8 letters or digits. Two
+    /// table `inet <prefix>_net`. A letter, then at most 8 letters or digits. Two
     /// daemons on one host need two prefixes.
     pub prefix: String,
     /// Slot numbers are below it.
@@ -130,6 +130,12 @@ impl NetworkConfig {
             return Err(NetworkError::NoSuchSlot { slot, slots: self.slots });
         }
         Ok(())
+    }
+
+    /// The host's table. A bare prefix could be a word of nft's language,
+    /// as `rt0` is, and nft takes no quoted names here.
+    pub(crate) fn table(&self) -> String {
+        format!("{}_net", self.prefix)
     }
 
     /// Namespace file and host interface of a slot.

@@ -103,7 +103,7 @@ pub(crate) async fn undo(cfg: &NetworkConfig) -> Result<()> {
 
 /// Whether our table is there: an operator's `nft flush ruleset` takes it.
 pub(crate) async fn has_table(cfg: &NetworkConfig) -> Result<bool> {
-    let wanted = format!("table inet {}", cfg.prefix);
+    let wanted = format!("table inet {}", cfg.table());
     let tables = blocking(|| nft::run("the list of tables", ["list", "tables"], None)).await?;
     Ok(tables.lines().any(|l| l.trim() == wanted))
 }

@@ -24,7 +24,7 @@ pub(crate) const FOUND_OFF: &str = "found_ip_forward_off";
 pub(crate) const FOUND_ON: &str = "found_ip_forward_on";
 
 pub(crate) fn host_rules(cfg: &NetworkConfig, lists: &Lists, forwarding_was_on: bool) -> String {
-    let table = &cfg.prefix;
+    let table = cfg.table();
     let ours = format!("\"{}-*\"", cfg.prefix);
     let sets = sets(lists);
     let found = if forwarding_was_on { FOUND_ON } else { FOUND_OFF };
@@ -109,7 +109,7 @@ table inet {table} {{
 
 /// Removes the host's table, if it is there.
 pub(crate) fn drop_host_rules(cfg: &NetworkConfig) -> String {
-    format!("table inet {0} {{\n}}\ndelete table inet {0}\n", cfg.prefix)
+    format!("table inet {0} {{\n}}\ndelete table inet {0}\n", cfg.table())
 }
 
 /// The rules inside a sandbox's namespace: the same text in all slots.

@@ -46,7 +46,7 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 fn rules_of(table: &str) -> usize {
-    run("nft", &format!("list table inet {table}")).lines().count()
+    run("nft", &format!("list table inet {table}_net")).lines().count()
 }
 
 #[test]
@@ -92,6 +92,19 @@ fn twenty_claims_and_releases_leave_the_host_as_it_was() {
     });
 }
 
+/// `rt0` is a header in nft's language, `ip` a protocol.
+#[test]
+fn a_prefix_may_be_a_word_of_nfts_language() {
+    in_lab(async |lab| {
+        for prefix in ["rt0", "ip", "table"] {
+            let pool = NetworkPool::open(lab.config(prefix)).await.expect(prefix);
+            assert!(rules_of(prefix) > 10, "{prefix}");
+            pool.close().await.expect(prefix);
+            assert!(!run("nft", "list tables").contains(&format!("{prefix}_net")), "{prefix}");
+        }
+    });
+}
+
 #[test]
 fn orphans_are_swept_and_the_living_and_the_foreign_are_not() {
     in_lab(async |lab| {
@@ -117,7 +130,7 @@ fn orphans_are_swept_and_the_living_and_the_foreign_are_not() {
         for name in ["tswp-", "tswp-007", "tswp-x", "tswpx-7", "tsw-7"] {
             std::fs::write(dir.join(name), "").expect("write");
         }
-        run("nft", "delete table inet tswp");
+        run("nft", "delete table inet tswp_net");
 
         let removed = pool.sweep(&BTreeSet::from([8])).await.expect("sweep");
         for what in ["namespace tswp-7", "interface tswp-9", "mount tswp-10", "namespace tswp-300", "namespace tswp-11"]
