@@ -1,7 +1,8 @@
 //! The node's parts against the real kernel. Run as root.
 
-mod images;
+mod channel;
 mod engine;
+mod images;
 mod jail;
 mod network;
 mod runtime;
