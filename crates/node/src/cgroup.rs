@@ -173,6 +173,19 @@ pub fn remove(name: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes the group where it has neither tasks nor groups below it.
+pub fn remove_if_empty(name: &str) -> io::Result<()> {
+    for dir in folders(name) {
+        match std::fs::remove_dir(&dir) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EBUSY | libc::ENOTEMPTY)) => {}
+            Err(e) => return Err(io::Error::new(e.kind(), format!("{}: {e}", dir.display()))),
+        }
+    }
+    Ok(())
+}
+
 /// What the group uses; zeros when it is gone.
 pub fn usage(name: &str) -> Usage {
     let mut usage = Usage::default();

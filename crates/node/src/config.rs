@@ -35,6 +35,8 @@ pub struct NodeConfig {
     pub health_interval: Duration,
     /// How often the sweep for what has no owner runs.
     pub sweep_interval: Duration,
+    /// How often images that nobody needs are collected.
+    pub image_gc_interval: Duration,
     /// CPU is a weight: millicores counted = cores × 1000 × this.
     pub cpu_overcommit: u32,
     /// Memory counted = what the machine has × this.
@@ -79,6 +81,7 @@ impl NodeConfig {
             kill_limit: Duration::from_secs(5),
             health_interval: Duration::from_secs(10),
             sweep_interval: Duration::from_secs(60),
+            image_gc_interval: Duration::from_secs(600),
             cpu_overcommit: 64,
             memory_overcommit: 1.0,
             capacity: CapacityOverrides::default(),

@@ -147,6 +147,7 @@ impl Node {
             Session { host: host.clone(), supervisor: supervisor.clone(), node_id, epoch, capacity, dialer: control };
         let session = tokio::spawn(session.run());
         let sweeper = tokio::spawn(sweep_now_and_then(host.clone()));
+        let collector = tokio::spawn(collect_now_and_then(host.clone()));
         let service = DataService::new(host.clone(), supervisor.clone());
         let serving = serve(data, service, host.shutdown.clone());
         tokio::pin!(serving);
@@ -162,11 +163,12 @@ impl Node {
             }
         };
         host.shutdown.cancel();
-        for task in [session, sweeper] {
-            // Both end by the shutdown; neither has anything to say then.
+        for task in [session, sweeper, collector] {
+            // All end by the shutdown; none has anything to say then.
             let _ = task.await;
         }
         supervisor.join().await;
+        host.engine.close().await;
         served
     }
 }
@@ -194,6 +196,15 @@ async fn sweep_now_and_then(host: Arc<Host>) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(host.config.sweep_interval) => drop(host.sweep().await),
+            () = host.shutdown.cancelled() => return,
+        }
+    }
+}
+
+async fn collect_now_and_then(host: Arc<Host>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(host.config.image_gc_interval) => host.collect_images().await,
             () = host.shutdown.cancelled() => return,
         }
     }

@@ -82,7 +82,7 @@ impl DataService {
         let follow = Follow { client, status, exec_id: state.exec_id, offset, sender };
         let shutdown = self.host.shutdown.clone();
         tokio::spawn(async move {
-            follow.to_the_end(shutdown).await;
+            follow.run_to_end(shutdown).await;
             drop(input);
         });
         Ok(Box::pin(ReceiverStream::new(receiver)))
@@ -122,7 +122,7 @@ impl DataService {
 }
 
 impl Follow {
-    async fn to_the_end(mut self, shutdown: tokio_util::sync::CancellationToken) {
+    async fn run_to_end(mut self, shutdown: tokio_util::sync::CancellationToken) {
         let last = match self.follow(&shutdown).await {
             Ended::Done => return,
             Ended::Unknown(why) => Ok(answer(Say::Unknown(why.to_owned()))),

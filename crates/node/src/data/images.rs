@@ -87,6 +87,8 @@ impl DataService {
         let tenant = check::tenant(&request.tenant_id)?;
         let name = check::reference(&request.name_or_digest)?;
         self.host.images.remove(&tenant, name).await.map_err(error::image)?;
+        let host = self.host.clone();
+        tokio::spawn(async move { host.collect_images().await });
         Ok(wire::Empty {})
     }
 }

@@ -192,4 +192,8 @@ pub trait Engine: Send + Sync {
 
     /// A fresh writable disk of `disk_mb`, formatted, sparse.
     async fn make_disk(&self, path: &std::path::Path, disk_mb: u64) -> Result<DiskFormat, EngineError>;
+
+    /// The daemon ends: gives back what all slots share on the host, unless
+    /// a sandbox still needs it. The next boot makes it again.
+    async fn close(&self) {}
 }

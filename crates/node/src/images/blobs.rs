@@ -121,10 +121,6 @@ impl Written {
         self.file.persist(&path).map_err(|e| ImageError::io_at("name", &path)(e.error))?;
         sync_dir(&folders.blobs)
     }
-
-    pub(super) fn path(&self) -> &Path {
-        self.file.path()
-    }
 }
 
 /// Digests and device keys that running work relies on.

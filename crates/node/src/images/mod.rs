@@ -64,7 +64,8 @@ pub struct ImagesConfig {
     /// `host[:port]` of registries that may be asked over plain HTTP.
     pub allow_insecure_hosts: Vec<String>,
     /// `host[:port]` of registries (and of what they redirect to) that may
-    /// lie at private addresses. Loopback needs no entry when a user names it.
+    /// lie at private addresses. Loopback needs no entry when a user of the
+    /// tenant `default` names it.
     pub allow_hosts: Vec<String>,
     /// How long an image without a name and without a hold is kept.
     pub gc_grace: Duration,
@@ -171,6 +172,7 @@ impl Images {
     /// Asks the registry what the reference means now, gets what is missing,
     /// and makes the device. Equal requests share one download.
     pub async fn pull(&self, tenant: &TenantId, spec: PullSpec, progress: Progress) -> Result<ImageRecord, ImageError> {
+        self.inner.registry.check_tenant(tenant, &spec)?;
         let name = spec.reference.to_string();
         let key = registry::flight_key(&spec);
         let inner = self.inner.clone();

@@ -45,6 +45,14 @@ impl Host {
         swept
     }
 
+    /// Frees the space of images that nobody needs any more.
+    pub(crate) async fn collect_images(&self) {
+        match self.images.gc().await {
+            Ok(report) => tracing::debug!(?report, "collected images"),
+            Err(e) => tracing::error!(error = %e, "images cannot be collected"),
+        }
+    }
+
     /// The slot is taken while it is reaped, so that no boot meets it.
     async fn sweep_slot(&self, slot: u32, swept: &mut Vec<String>) {
         if !self.slots.take_exact(slot) {

@@ -2,6 +2,7 @@
 
 mod archives;
 mod import;
+mod real;
 mod registry;
 
 use aether_core::source::{OsRng, SystemClock};

@@ -335,4 +335,14 @@ impl Engine for QemuEngine {
     async fn make_disk(&self, path: &Path, disk_mb: u64) -> Result<DiskFormat, EngineError> {
         disk::make(path, disk_mb, self.config.encrypt_disks).await
     }
+
+    async fn close(&self) {
+        let parent = self.config.cgroup_parent();
+        let removed = blocking("remove the cgroup", move || {
+            cgroup::remove_if_empty(&parent).map_err(EngineError::io("remove the cgroup"))
+        });
+        if let Err(error) = removed.await {
+            tracing::warn!(%error, "the slots' cgroup stays");
+        }
+    }
 }

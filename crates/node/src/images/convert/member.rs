@@ -13,10 +13,10 @@ use tar::{EntryType, Header};
 const BLOCK: usize = 512;
 /// Long names, links and PAX records of one member.
 const MAX_EXTENSION: u64 = 1 << 20;
-pub const MAX_PATH: usize = 4095;
+pub(crate) const MAX_PATH: usize = 4095;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     File,
     Dir,
     Symlink(Vec<u8>),
@@ -28,7 +28,7 @@ pub enum Kind {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Meta {
+pub(crate) struct Meta {
     /// Permission bits with setuid, setgid, sticky.
     pub mode: u32,
     pub uid: u32,
@@ -38,7 +38,7 @@ pub struct Meta {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
+pub(crate) struct Member {
     /// As written in the archive.
     pub path: Vec<u8>,
     pub kind: Kind,
@@ -47,7 +47,7 @@ pub struct Member {
     pub size: u64,
 }
 
-pub struct Members<R> {
+pub(crate) struct Members<R> {
     input: R,
     /// Body bytes of the current member not yet read.
     left: u64,
@@ -55,16 +55,12 @@ pub struct Members<R> {
 }
 
 impl<R: Read> Members<R> {
-    pub fn new(input: R) -> Self {
+    pub(crate) fn new(input: R) -> Self {
         Self { input, left: 0, padding: 0 }
     }
 
-    pub fn into_inner(self) -> R {
-        self.input
-    }
-
     /// The next member; whatever was not read of the last one is skipped.
-    pub fn next(&mut self) -> Result<Option<Member>, ConvertError> {
+    pub(crate) fn next(&mut self) -> Result<Option<Member>, ConvertError> {
         let mut extra = Extensions::default();
         loop {
             self.skip_body()?;
@@ -109,7 +105,7 @@ impl<R: Read> Members<R> {
     }
 
     /// The rest of the current member's body.
-    pub fn body(&mut self) -> Body<'_, R> {
+    pub(crate) fn body(&mut self) -> Body<'_, R> {
         Body { members: self }
     }
 
@@ -159,7 +155,7 @@ impl<R: Read> Members<R> {
 }
 
 /// Reads exactly the body; an early end of the layer is an error.
-pub struct Body<'a, R> {
+pub(crate) struct Body<'a, R> {
     members: &'a mut Members<R>,
 }
 

@@ -7,7 +7,7 @@ const MAX_XATTRS: usize = 64;
 
 /// What PAX records say about the next member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PaxFacts {
+pub(crate) struct PaxFacts {
     pub path: Option<Vec<u8>>,
     pub link: Option<Vec<u8>>,
     pub size: Option<u64>,
@@ -52,7 +52,7 @@ fn seconds(value: &[u8]) -> Result<u64, ConvertError> {
 }
 
 /// Reads the body of a PAX header. An empty value takes a record back.
-pub fn parse(mut data: &[u8]) -> Result<PaxFacts, ConvertError> {
+pub(crate) fn parse(mut data: &[u8]) -> Result<PaxFacts, ConvertError> {
     let mut facts = PaxFacts::default();
     while !data.is_empty() {
         let (key, value, rest) =
@@ -92,7 +92,7 @@ fn add_xattr(facts: &mut PaxFacts, name: &[u8], value: &[u8]) -> Result<(), Conv
 }
 
 /// Appends one record to the body of a PAX header.
-pub fn push_record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+pub(crate) fn push_record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     let rest = key.len() + value.len() + 3; // space, '=', newline
     let mut len = rest + 1;
     while len.to_string().len() + rest != len {
@@ -106,7 +106,7 @@ pub fn push_record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     out.push(b'\n');
 }
 
-pub fn push_xattr(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+pub(crate) fn push_xattr(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     push_record(out, &[XATTR, name].concat(), value);
 }
 

@@ -15,7 +15,7 @@ const RATIO_FROM: u64 = 1 << 30;
 /// What a zstd frame may ask for as its window: 128 MiB, as `zstd -d` allows.
 const ZSTD_WINDOW_LOG: u32 = 27;
 
-pub struct Layer {
+pub(crate) struct Layer {
     input: Box<dyn Read>,
     hash: Option<Sha256>,
     budget: Rc<Cell<u64>>,
@@ -27,7 +27,7 @@ pub struct Layer {
 impl Layer {
     /// The kind of compression is told by the first bytes, not by what the
     /// manifest says. `budget` is shared by all layers of a pass.
-    pub fn open(path: &Path, hash: bool, budget: &Rc<Cell<u64>>) -> Result<Self, ConvertError> {
+    pub(crate) fn open(path: &Path, hash: bool, budget: &Rc<Cell<u64>>) -> Result<Self, ConvertError> {
         let mut file = File::open(path)?;
         let compressed = file.metadata()?.len();
         let mut magic = [0u8; 4];
@@ -44,20 +44,15 @@ impl Layer {
         })
     }
 
-    /// Whether reading stopped because of a limit.
-    pub fn tripped(&self) -> bool {
-        self.tripped
-    }
-
     /// Reads to the end and gives the digest of all that was read.
-    pub fn finish(mut self, limits: &ConvertLimits) -> Result<String, ConvertError> {
+    pub(crate) fn finish(mut self, limits: &ConvertLimits) -> Result<String, ConvertError> {
         if let Err(e) = io::copy(&mut self, &mut io::sink()) {
             return Err(self.explain(e, limits));
         }
         Ok(self.hash.map(|h| format!("sha256:{}", hex::encode(h.finalize()))).unwrap_or_default())
     }
 
-    pub fn explain(&self, e: io::Error, limits: &ConvertLimits) -> ConvertError {
+    pub(crate) fn explain(&self, e: io::Error, limits: &ConvertLimits) -> ConvertError {
         if self.tripped {
             return too_large(limits);
         }
@@ -65,7 +60,7 @@ impl Layer {
     }
 }
 
-pub fn too_large(limits: &ConvertLimits) -> ConvertError {
+pub(crate) fn too_large(limits: &ConvertLimits) -> ConvertError {
     ConvertError::TooLarge {
         what: "the uncompressed size (or its ratio to the compressed one)".into(),
         limit: limits.bytes,
@@ -73,7 +68,7 @@ pub fn too_large(limits: &ConvertLimits) -> ConvertError {
 }
 
 /// Errors that a decoder makes are the image's fault; others are the disk's.
-pub fn explain(e: io::Error) -> ConvertError {
+pub(crate) fn explain(e: io::Error) -> ConvertError {
     if e.raw_os_error().is_some() {
         return ConvertError::Io(e);
     }

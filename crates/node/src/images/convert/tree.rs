@@ -11,8 +11,8 @@ use super::error::{ConvertError, show};
 use super::member::{Kind, MAX_PATH, Member, Meta};
 use std::collections::{BTreeMap, BTreeSet};
 
-pub type Id = u32;
-pub const ROOT: Id = 0;
+pub(crate) type Id = u32;
+pub(crate) const ROOT: Id = 0;
 const MAX_DEPTH: usize = 512;
 const MAX_NAME: usize = 255;
 const MAX_SYMLINK_HOPS: u32 = 40;
@@ -22,13 +22,13 @@ const WHITEOUT_META: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
 #[derive(Clone, Debug)]
-pub struct Dentry {
+pub(crate) struct Dentry {
     pub id: Id,
     layer: u16,
 }
 
 #[derive(Clone, Debug)]
-pub enum NodeKind {
+pub(crate) enum NodeKind {
     Dir(BTreeMap<Box<[u8]>, Dentry>),
     /// Where its body is: layer, and the member's number in it.
     File {
@@ -43,12 +43,12 @@ pub enum NodeKind {
 }
 
 #[derive(Clone, Debug)]
-pub struct Node {
+pub(crate) struct Node {
     pub kind: NodeKind,
     pub meta: Meta,
 }
 
-pub struct Tree {
+pub(crate) struct Tree {
     nodes: Vec<Node>,
     max_entries: u64,
     /// Folders that hold nothing of lower layers any more, in the layer that
@@ -63,16 +63,16 @@ fn implied_dir() -> Node {
 }
 
 impl Tree {
-    pub fn new(max_entries: u64) -> Self {
+    pub(crate) fn new(max_entries: u64) -> Self {
         Self { nodes: vec![implied_dir()], max_entries, pruned: BTreeSet::new(), current: 0 }
     }
 
-    pub fn node(&self, id: Id) -> &Node {
+    pub(crate) fn node(&self, id: Id) -> &Node {
         &self.nodes[id as usize]
     }
 
     /// The folder's names; empty for anything else.
-    pub fn children(&self, id: Id) -> impl Iterator<Item = (&[u8], Id)> {
+    pub(crate) fn children(&self, id: Id) -> impl Iterator<Item = (&[u8], Id)> {
         let dir = match &self.node(id).kind {
             NodeKind::Dir(children) => Some(children),
             _ => None,
@@ -81,7 +81,7 @@ impl Tree {
     }
 
     /// Applies one member. `ordinal` is its number in the layer.
-    pub fn apply(&mut self, layer: u16, ordinal: u32, mut member: Member) -> Result<(), ConvertError> {
+    pub(crate) fn apply(&mut self, layer: u16, ordinal: u32, mut member: Member) -> Result<(), ConvertError> {
         if layer != self.current {
             self.current = layer;
             self.pruned.clear();
@@ -108,7 +108,7 @@ impl Tree {
     }
 
     /// Adds a folder at the top unless the name is taken.
-    pub fn ensure_top_dir(&mut self, name: &[u8], mode: u32) -> Result<(), ConvertError> {
+    pub(crate) fn ensure_top_dir(&mut self, name: &[u8], mode: u32) -> Result<(), ConvertError> {
         if self.child(ROOT, name).is_none() {
             let mut node = implied_dir();
             node.meta.mode = mode;

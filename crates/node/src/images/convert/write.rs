@@ -21,11 +21,11 @@ struct Survivor {
 }
 
 /// What is to be copied, by layer and member number.
-pub struct Bodies(BTreeMap<(u16, u32), Survivor>);
+pub(crate) struct Bodies(BTreeMap<(u16, u32), Survivor>);
 
 impl Bodies {
     /// Of this layer: whether anything is wanted at all.
-    pub fn wants(&self, layer: u16) -> bool {
+    pub(crate) fn wants(&self, layer: u16) -> bool {
         self.0.range((layer, 0)..=(layer, u32::MAX)).next().is_some()
     }
 }
@@ -33,7 +33,7 @@ impl Bodies {
 /// Writes everything without a body and tells which bodies are to follow.
 /// The root itself has no header: the filesystem maker takes none, and is
 /// told on its command line to make it root's with mode 0755.
-pub fn write_tree(tree: &Tree, out: &mut impl Write) -> Result<Bodies, ConvertError> {
+pub(crate) fn write_tree(tree: &Tree, out: &mut impl Write) -> Result<Bodies, ConvertError> {
     let mut bodies = BTreeMap::new();
     // Folders still to be listed; deep trees must not need a deep stack.
     let mut todo: Vec<(Id, Vec<u8>)> = vec![(ROOT, Vec::new())];
@@ -73,7 +73,7 @@ pub fn write_tree(tree: &Tree, out: &mut impl Write) -> Result<Bodies, ConvertEr
 }
 
 /// Copies what survived of one layer. Stops reading after the last body.
-pub fn write_bodies<R: Read>(
+pub(crate) fn write_bodies<R: Read>(
     tree: &Tree,
     bodies: &Bodies,
     layer: u16,
@@ -109,7 +109,7 @@ pub fn write_bodies<R: Read>(
 }
 
 /// Two empty blocks end a tar.
-pub fn write_end(out: &mut impl Write) -> io::Result<()> {
+pub(crate) fn write_end(out: &mut impl Write) -> io::Result<()> {
     out.write_all(&[0u8; 2 * BLOCK])?;
     out.flush()
 }

@@ -17,7 +17,7 @@ use super::flight::Reporter;
 use super::manifest::{self, Descriptor, Document, Manifest, Platform, Resolved};
 use super::record::{Phase, PullSpec};
 use super::{ImageError, ImagesConfig, text};
-use aether_core::Rng;
+use aether_core::{Rng, TenantId};
 use futures::stream::{StreamExt, TryStreamExt};
 use reqwest::header::CONTENT_TYPE;
 use session::{Failure, Session};
@@ -53,6 +53,20 @@ pub(super) fn flight_key(spec: &PullSpec) -> String {
 impl Registry {
     pub(super) fn new(config: &ImagesConfig, folders: Folders, rng: Arc<dyn Rng>) -> Result<Self, ImageError> {
         Ok(Self { config: config.clone(), folders, rng })
+    }
+
+    /// The node's own loopback is the operator's: others than the default
+    /// tenant reach it only where the operator opened it.
+    pub(super) fn check_tenant(&self, tenant: &TenantId, spec: &PullSpec) -> Result<(), ImageError> {
+        let registry = &spec.reference.registry;
+        let opened = self.config.allow_insecure_hosts.iter().chain(&self.config.allow_hosts);
+        if *tenant == TenantId::default_tenant()
+            || !guard::is_loopback_name(registry)
+            || opened.into_iter().any(|host| host.eq_ignore_ascii_case(registry))
+        {
+            return Ok(());
+        }
+        Err(ImageError::Refused(format!("{registry} is the node's own loopback, which is not open to this tenant")))
     }
 
     pub(super) async fn pull(

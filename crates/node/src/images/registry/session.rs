@@ -46,14 +46,6 @@ impl From<ImageError> for Failure {
     }
 }
 
-impl Failure {
-    pub(super) fn into_error(self) -> ImageError {
-        match self {
-            Failure::Again(e, _) | Failure::Final(e) => e,
-        }
-    }
-}
-
 impl Session {
     pub(super) fn new(config: &ImagesConfig, spec: &PullSpec, rng: Arc<dyn Rng>) -> Result<Self, ImageError> {
         let registry = spec.reference.registry.clone();

@@ -218,6 +218,14 @@ impl World {
         assert_eq!(spaces, 0, "namespaces: {}", self.log());
         let disks = std::fs::read_dir(self.setup.base.join("state/disks")).expect("disks").count();
         assert_eq!(disks, 0, "disks");
+        let parent = self.setup.qemu().cgroup_parent();
+        let hierarchies = std::fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten().map(|e| e.path());
+        let groups: Vec<PathBuf> = hierarchies
+            .chain([PathBuf::from("/sys/fs/cgroup")])
+            .map(|root| root.join(&parent))
+            .filter(|group| group.exists())
+            .collect();
+        assert_eq!(groups, [] as [PathBuf; 0], "cgroups");
     }
 }
 
