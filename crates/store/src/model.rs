@@ -127,7 +127,10 @@ pub struct ExecIntentOutcome {
     /// The first request's id where replayed.
     pub exec_id: ExecId,
     pub replayed: bool,
-    pub finished: bool,
+    /// Of the first request.
+    pub started_at: Timestamp,
+    /// What is recorded of its end so far.
+    pub end: Option<ExecEnd>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

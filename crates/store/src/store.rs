@@ -244,6 +244,20 @@ impl Store {
         .await
     }
 
+    /// What an earlier request with this key made on the agent, whatever
+    /// became of the agent since.
+    pub async fn known_exec(
+        &self,
+        scope: &TenantScope,
+        agent: &AgentId,
+        key: &Idempotency,
+    ) -> Result<Option<ExecIntentOutcome>, StoreError> {
+        self.read((scope.clone(), agent.clone(), key.clone()), |tx, cx, (scope, agent, key)| {
+            Box::pin(execs::known(tx, cx, scope, agent, key))
+        })
+        .await
+    }
+
     /// The first end counts.
     pub async fn finish_exec(&self, scope: &TenantScope, exec: &ExecId, end: ExecEnd) -> Result<(), StoreError> {
         self.write((scope.clone(), exec.clone(), end), |tx, cx, (scope, exec, end)| {

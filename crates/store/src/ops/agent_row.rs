@@ -5,6 +5,7 @@ use crate::error::StoreError;
 use crate::model::AgentRow;
 use crate::tx::{Context, Row, Tx, params, query_one, to_json};
 use aether_core::api::AgentFailure;
+use aether_core::state::Observed;
 use aether_core::{AgentId, TenantScope};
 
 pub(crate) const COLUMNS: &str = "id, tenant_id, name, alias, spec, env_names, desired, observed, version, generation, \
@@ -72,6 +73,15 @@ pub(crate) async fn lock_any(tx: &mut dyn Tx, id: &AgentId) -> Result<Option<(Ag
     let Some(row) = query_one(tx, &sql, params![id.as_str()]).await? else { return Ok(None) };
     let mark = ReportMark { epoch: row.uint("report_epoch")?, sequence: row.uint("report_sequence")? };
     Ok(Some((decode(&row)?, mark)))
+}
+
+/// Whether the agent waits and no node has ever reported of it.
+pub(crate) async fn never_begun(tx: &mut dyn Tx, row: &AgentRow) -> Result<bool, StoreError> {
+    if row.observed != Observed::Pending {
+        return Ok(false);
+    }
+    let sql = "SELECT id FROM agents WHERE id = $1 AND report_epoch = 0 AND report_sequence = 0";
+    Ok(query_one(tx, sql, params![row.id.as_str()]).await?.is_some())
 }
 
 /// What a change leaves behind beside the row itself.

@@ -1,12 +1,13 @@
 //! Creating and finding agents, their env, and what the user wants of them.
 
 use super::agent_row::{self, COLUMNS, Trace, decode};
-use super::{audit, desire, events, idempotency, tenants};
+use super::desire::{self, Held};
+use super::{audit, events, idempotency, nodes, reservation, tenants};
 use crate::error::StoreError;
-use crate::model::{AgentRow, Created, DesireOptions, NewAgent};
+use crate::model::{AgentRow, Created, DesireOptions, NewAgent, NodeStatus};
 use crate::tx::{Context, Tx, from_json, params, query_one, to_json};
 use aether_core::state::{Desired, Observed};
-use aether_core::{AgentId, AgentName, TenantScope};
+use aether_core::{AgentId, AgentName, NodeId, TenantScope};
 use serde_json::json;
 use std::collections::BTreeMap;
 use zeroize::Zeroizing;
@@ -154,6 +155,15 @@ pub(crate) async fn env(
     Ok(env)
 }
 
+/// The node of a waiting agent, locked, where its lease is over.
+async fn lost_node_of(tx: &mut dyn Tx, scope: &TenantScope, id: &AgentId) -> Result<Option<NodeId>, StoreError> {
+    let sql = "SELECT node_id FROM agents WHERE id = $1 AND tenant_id = $2 AND observed = 'pending'";
+    let row = query_one(tx, sql, params![id.as_str(), scope.tenant().as_str()]).await?;
+    let Some(node) = row.map(|r| r.parse_opt::<NodeId>("node_id")).transpose()?.flatten() else { return Ok(None) };
+    let locked = nodes::lock(tx, &node).await?;
+    Ok(locked.is_none_or(|n| n.status == NodeStatus::Lost).then_some(node))
+}
+
 /// Changes what the user wants; [`desire::next`] judges. Repeating a wish
 /// changes nothing.
 pub(crate) async fn set_desired(
@@ -163,11 +173,19 @@ pub(crate) async fn set_desired(
     id: &AgentId,
     (wanted, options, expected): (Desired, DesireOptions, Option<u64>),
 ) -> Result<AgentRow, StoreError> {
+    // The node before the agent: everyone locks in this order.
+    let lost = if wanted == Desired::Gone { lost_node_of(tx, scope, id).await? } else { None };
     let row = agent_row::lock_own(tx, scope, id).await?;
     if expected.is_some_and(|version| version != row.version) {
         return Err(StoreError::VersionConflict { current: row.version });
     }
-    let Some(next) = desire::next(&row, wanted, options, cx.now())? else { return Ok(row) };
+    let never_begun = lost.is_some() && row.node_id == lost && agent_row::never_begun(tx, &row).await?;
+    let held = if never_begun { Held::No } else { Held::Perhaps };
+    let Some(next) = desire::next(&row, wanted, options, cx.now(), held)? else { return Ok(row) };
+    if held == Held::No {
+        // Should the node come back, its full set does not have the agent.
+        reservation::release_all(tx, id).await?;
+    }
     if wanted == Desired::Gone {
         tx.execute("DELETE FROM agent_names WHERE agent_id = $1", params![id.as_str()]).await?;
         tx.execute("UPDATE agents SET env_sealed = NULL WHERE id = $1", params![id.as_str()]).await?;

@@ -6,15 +6,24 @@ use crate::model::{AgentRow, DesireOptions};
 use aether_core::Timestamp;
 use aether_core::state::{Desired, Observed, Owner, may_move};
 
+/// Whether a node has anything of the agent that it must give up first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Held {
+    Perhaps,
+    /// Placed on a node that was lost before it said a word of the agent.
+    No,
+}
+
 /// The row after the wish; `None`: it is so already.
 pub(crate) fn next(
     row: &AgentRow,
     wanted: Desired,
     options: DesireOptions,
     now: Timestamp,
+    held: Held,
 ) -> Result<Option<AgentRow>, StoreError> {
     match wanted {
-        Desired::Gone => gone(row, options).map(Some),
+        Desired::Gone => gone(row, options, held).map(Some),
         Desired::Stopped => stopped(row, options, now),
         Desired::Running => running(row),
         Desired::Paused => paused(row),
@@ -38,11 +47,11 @@ fn move_to(row: &mut AgentRow, to: Observed) -> Result<(), StoreError> {
 }
 
 /// Works from every state. Where no node ever held it, it is over at once.
-fn gone(row: &AgentRow, options: DesireOptions) -> Result<AgentRow, StoreError> {
+fn gone(row: &AgentRow, options: DesireOptions, held: Held) -> Result<AgentRow, StoreError> {
     let mut next = wish(row, Desired::Gone);
     next.force = options.force;
     next.stop_timeout_ms = options.stop_timeout_ms;
-    if row.node_id.is_none() {
+    if row.node_id.is_none() || held == Held::No {
         move_to(&mut next, Observed::Gone)?;
     }
     Ok(next)

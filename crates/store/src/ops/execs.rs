@@ -4,10 +4,11 @@ use super::{agent_row, audit, idempotency};
 use crate::error::StoreError;
 use crate::model::{ExecEnd, ExecIntent, ExecIntentOutcome, ExecRow, Idempotency};
 use crate::tx::{Context, Row, Tx, from_json, params, query_one, to_json};
-use aether_core::{AgentId, ExecId, TenantScope};
+use aether_core::{AgentId, ExecId, TenantScope, Timestamp};
 use serde_json::json;
 
 const KIND: &str = "agent.exec";
+const COLUMNS: &str = "id, agent_id, command, run_as, actor, started_ms, finished_ms, outcome, exit_code, exit_signal";
 /// Of the command line that is kept.
 const MAX_COMMAND_BYTES: usize = 4096;
 
@@ -39,11 +40,7 @@ pub(crate) async fn record(
     if let Some(key) = key
         && let Some(first) = idempotency::claim(tx, cx, scope, KIND, key, intent.exec_id.as_str()).await?
     {
-        let exec_id: ExecId = first.parse().map_err(|_| StoreError::internal("an idempotency key names no exec"))?;
-        let sql = "SELECT finished_ms FROM execs WHERE id = $1";
-        let row = query_one(tx, sql, params![exec_id.as_str()]).await?;
-        let finished = row.map_or(Ok(true), |r| r.int_opt("finished_ms").map(|at| at.is_some()))?;
-        return Ok(ExecIntentOutcome { exec_id, replayed: true, finished });
+        return replayed(tx, scope, agent, &first).await;
     }
     let made = tx
         .execute(
@@ -67,7 +64,38 @@ pub(crate) async fn record(
     // another role must not see.
     let details = json!({ "exec_id": intent.exec_id.as_str(), "user": intent.user.as_deref() });
     audit::success(tx, cx, scope, "exec", "agent", Some(agent.as_str()), details).await?;
-    Ok(ExecIntentOutcome { exec_id: intent.exec_id.clone(), replayed: false, finished: false })
+    Ok(ExecIntentOutcome { exec_id: intent.exec_id.clone(), replayed: false, started_at: cx.now(), end: None })
+}
+
+/// What an earlier request with this key made on the agent; asks nothing of
+/// the agent's state, and records nothing.
+pub(crate) async fn known(
+    tx: &mut dyn Tx,
+    cx: &Context,
+    scope: &TenantScope,
+    agent: &AgentId,
+    key: &Idempotency,
+) -> Result<Option<ExecIntentOutcome>, StoreError> {
+    match idempotency::lookup(tx, cx, scope, KIND, key).await? {
+        Some(first) => replayed(tx, scope, agent, &first).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+async fn replayed(
+    tx: &mut dyn Tx,
+    scope: &TenantScope,
+    agent: &AgentId,
+    first: &str,
+) -> Result<ExecIntentOutcome, StoreError> {
+    let exec_id: ExecId = first.parse().map_err(|_| StoreError::internal("an idempotency key names no exec"))?;
+    let sql = format!("SELECT {COLUMNS} FROM execs WHERE id = $1 AND tenant_id = $2 AND agent_id = $3");
+    let row = query_one(tx, &sql, params![exec_id.as_str(), scope.tenant().as_str(), agent.as_str()]).await?;
+    let row = row.as_ref().map(decode).transpose()?;
+    // A pruned one ended long ago; how, nobody knows any more.
+    let pruned = ExecEnd { outcome: "unknown".to_owned(), ..ExecEnd::default() };
+    let (started_at, end) = row.map_or((Timestamp::default(), Some(pruned)), |r| (r.started_at, r.end));
+    Ok(ExecIntentOutcome { exec_id, replayed: true, started_at, end })
 }
 
 /// The first end counts; a second one changes nothing.
@@ -100,13 +128,10 @@ pub(crate) async fn list(
     agent: &AgentId,
     limit: u32,
 ) -> Result<Vec<ExecRow>, StoreError> {
-    let rows = tx
-        .query(
-            "SELECT id, agent_id, command, run_as, actor, started_ms, finished_ms, outcome, exit_code, exit_signal
-             FROM execs WHERE agent_id = $1 AND tenant_id = $2 ORDER BY started_ms DESC, id DESC LIMIT $3",
-            params![agent.as_str(), scope.tenant().as_str(), limit.clamp(1, 1000)],
-        )
-        .await?;
+    let sql = format!(
+        "SELECT {COLUMNS} FROM execs WHERE agent_id = $1 AND tenant_id = $2 ORDER BY started_ms DESC, id DESC LIMIT $3"
+    );
+    let rows = tx.query(&sql, params![agent.as_str(), scope.tenant().as_str(), limit.clamp(1, 1000)]).await?;
     rows.iter().map(decode).collect()
 }
 

@@ -8,6 +8,11 @@ use std::time::Duration;
 
 pub(crate) const KEPT: Duration = Duration::from_secs(24 * 3600);
 
+/// Keys made before this are no longer held.
+fn oldest(cx: &Context) -> u64 {
+    cx.now().unix_ms().saturating_sub(u64::try_from(KEPT.as_millis()).unwrap_or(u64::MAX))
+}
+
 /// Claims the key for `resource`, or tells the resource that the first
 /// request made. The claim lives and dies with its transaction.
 pub(crate) async fn claim(
@@ -19,8 +24,6 @@ pub(crate) async fn claim(
     resource: &str,
 ) -> Result<Option<String>, StoreError> {
     let (tenant, key) = (scope.tenant().as_str(), idempotency.key.as_str());
-    let now = cx.now();
-    let oldest = now.unix_ms().saturating_sub(u64::try_from(KEPT.as_millis()).unwrap_or(u64::MAX));
     let busy = |error| match error {
         // On PostgreSQL the first request holds the key until it commits.
         StoreError::Locked => StoreError::InProgress,
@@ -28,7 +31,7 @@ pub(crate) async fn claim(
     };
     tx.execute(
         "DELETE FROM idempotency_keys WHERE tenant_id = $1 AND key = $2 AND created_ms < $3",
-        params![tenant, key, oldest],
+        params![tenant, key, oldest(cx)],
     )
     .await
     .map_err(busy)?;
@@ -36,20 +39,35 @@ pub(crate) async fn claim(
         .execute(
             "INSERT INTO idempotency_keys (tenant_id, key, kind, request_hash, resource_id, created_ms)
              VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
-            params![tenant, key, kind, idempotency.request_hash.as_slice(), resource, now],
+            params![tenant, key, kind, idempotency.request_hash.as_slice(), resource, cx.now()],
         )
         .await
         .map_err(busy)?;
     if claimed == 1 {
         return Ok(None);
     }
-    let first = query_one(
+    lookup(tx, cx, scope, kind, idempotency).await?.ok_or(StoreError::InProgress).map(Some)
+}
+
+/// The resource that the first request with this key made, where there was
+/// one; claims nothing.
+pub(crate) async fn lookup(
+    tx: &mut dyn Tx,
+    cx: &Context,
+    scope: &TenantScope,
+    kind: &str,
+    idempotency: &Idempotency,
+) -> Result<Option<String>, StoreError> {
+    let Some(first) = query_one(
         tx,
-        "SELECT kind, request_hash, resource_id FROM idempotency_keys WHERE tenant_id = $1 AND key = $2",
-        params![tenant, key],
+        "SELECT kind, request_hash, resource_id FROM idempotency_keys
+         WHERE tenant_id = $1 AND key = $2 AND created_ms >= $3",
+        params![scope.tenant().as_str(), idempotency.key.as_str(), oldest(cx)],
     )
     .await?
-    .ok_or(StoreError::InProgress)?;
+    else {
+        return Ok(None);
+    };
     let same = first.text("kind")? == kind
         && first.bytes_opt("request_hash")?.as_deref() == Some(idempotency.request_hash.as_slice());
     if same { Ok(Some(first.text("resource_id")?)) } else { Err(StoreError::IdempotencyMismatch) }

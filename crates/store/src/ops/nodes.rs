@@ -1,12 +1,12 @@
 //! Nodes: what they say of themselves, their lease, and its end.
 
 use super::agent_row::{self, Trace};
-use super::{audit, events, leadership};
+use super::{audit, events, leadership, reservation};
 use crate::error::StoreError;
-use crate::model::{Epoch, HeartbeatRow, NodeHelloRow, NodeRow, NodeStatus};
+use crate::model::{AgentRow, Epoch, HeartbeatRow, NodeHelloRow, NodeRow, NodeStatus};
 use crate::tx::{Context, Row, Tx, params, query_one, to_json};
 use aether_core::api::NodeAmounts;
-use aether_core::state::{Observed, Owner, may_move};
+use aether_core::state::{Desired, Observed, Owner, may_move};
 use aether_core::{AgentId, NodeId, TenantScope};
 use serde_json::json;
 use std::time::Duration;
@@ -174,12 +174,26 @@ pub(crate) async fn expire(
     Ok(lost)
 }
 
+/// Deleted while it waited for this node to begin: nobody else can confirm it.
+async fn end_unbegun(tx: &mut dyn Tx, cx: &Context, mut agent: AgentRow) -> Result<(), StoreError> {
+    reservation::release_all(tx, &agent.id).await?;
+    let data = json!({ "from": agent.observed.as_str(), "to": "gone" });
+    agent.observed = Observed::Gone;
+    let scope = TenantScope::system(agent.tenant.clone(), "scheduler");
+    agent_row::save(tx, cx, &scope, agent, Trace { event: "agent.gone", data, action: Some("erase") }).await?;
+    Ok(())
+}
+
 async fn lose_agents(tx: &mut dyn Tx, cx: &Context, node: &NodeId) -> Result<Vec<AgentId>, StoreError> {
     let sql = "SELECT id FROM agents WHERE node_id = $1 AND observed <> 'gone' ORDER BY id";
     let mut lost = Vec::new();
     for row in tx.query(sql, params![node.as_str()]).await? {
         let id: AgentId = row.parse("id")?;
         let Some((mut agent, _)) = agent_row::lock_any(tx, &id).await? else { continue };
+        if agent.desired == Desired::Gone && agent_row::never_begun(tx, &agent).await? {
+            end_unbegun(tx, cx, agent).await?;
+            continue;
+        }
         // Stopped ones lose nothing but the way to their disk.
         if agent.observed == Observed::Lost || !may_move(agent.observed, Observed::Lost, Owner::Control) {
             continue;

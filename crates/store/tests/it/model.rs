@@ -33,6 +33,8 @@ struct Agent {
     assigned: bool,
     generation: u64,
     computes: bool,
+    /// Its node has said something of it.
+    begun: bool,
 }
 
 /// The rules, told a second time and differently.
@@ -161,7 +163,17 @@ impl Run {
         if let Ok(created) = created {
             let (desired, observed) = (Desired::Running, Observed::Pending);
             let (id, node) = (created.agent.id, None);
-            let agent = Agent { id, name, desired, observed, node, assigned: false, generation: 1, computes: false };
+            let agent = Agent {
+                id,
+                name,
+                desired,
+                observed,
+                node,
+                assigned: false,
+                generation: 1,
+                computes: false,
+                begun: false,
+            };
             self.model.agents.push(agent);
         }
     }
@@ -198,6 +210,7 @@ impl Run {
         let taken = matches!(result, ReportResult::Applied { .. } | ReportResult::Unchanged);
         assert_eq!(taken, Model::may_report(agent, observed), "{observed} for {agent:?}: {result:?}");
         if taken {
+            agent.begun |= agent.observed != observed;
             agent.observed = observed;
             agent.computes &= observed.holds_compute() || observed == Observed::Pending;
         }
@@ -211,6 +224,11 @@ impl Run {
             if agent.node.is_some() && agent.observed.on_node() {
                 agent.observed = Observed::Lost;
                 expected.push(agent.id.clone());
+            }
+            let waits = agent.node.is_some() && agent.observed == Observed::Pending && !agent.begun;
+            if waits && agent.desired == Desired::Gone {
+                agent.observed = Observed::Gone;
+                agent.computes = false;
             }
         }
         let sorted = |mut ids: Vec<AgentId>| {

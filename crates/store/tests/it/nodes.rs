@@ -2,7 +2,8 @@
 
 use crate::fixture::{Fixture, hello, place_request};
 use aether_core::Clock;
-use aether_core::state::Observed;
+use aether_core::api::NodeAmounts;
+use aether_core::state::{Desired, Observed};
 use aether_store::*;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ crate::on_both![
     a_node_registers_and_renews,
     an_older_run_is_fenced,
     heartbeats_do_not_touch_reservations,
+    a_delete_does_not_wait_for_a_lost_node_that_never_began,
     a_lost_node_loses_what_runs_and_finds_it_again,
 ];
 
@@ -64,6 +66,29 @@ async fn heartbeats_do_not_touch_reservations(fx: Fixture) {
     let again = NodeHelloRow { node_id: node.clone(), node_epoch: 2, ..hello(64, 65536) };
     fx.store.register_node(again).await.expect("registers");
     assert_eq!(fx.reserved(&node).await, reserved);
+}
+
+async fn a_delete_does_not_wait_for_a_lost_node_that_never_began(fx: Fixture) {
+    let (epoch, node) = (fx.leader().await, fx.node(8, 8192).await);
+    let (before, after, begun) = (fx.agent("b").await.id, fx.agent("a").await.id, fx.agent("r").await.id);
+    for id in [&before, &after, &begun] {
+        fx.place(&epoch, id, &node).await;
+    }
+    fx.report(&node, &begun, Observed::Creating).await;
+    let live = fx.desire(&before, Desired::Gone).await.expect("is granted");
+    assert_eq!(live.observed, Observed::Pending, "a live node confirms it itself");
+    fx.clock.advance(LEASE + Duration::from_millis(1));
+    fx.store.expire_nodes(&epoch, LEASE).await.expect("expires");
+    assert_eq!(fx.get(&before).await.observed, Observed::Gone, "deleted before the node was lost");
+    let gone = fx.desire(&after, Desired::Gone).await.expect("is granted");
+    assert_eq!(gone.observed, Observed::Gone, "deleted after the node was lost");
+    let kept = fx.desire(&begun, Desired::Gone).await.expect("is granted");
+    assert_eq!(kept.observed, Observed::Lost, "what the node has begun, it must end");
+    assert_eq!(fx.reserved(&node).await, NodeAmounts { cpu_millicores: 1000, memory_mb: 512, disk_mb: 1024 });
+    // Should it come back, it is told of nothing but the one it has.
+    let here = fx.store.assignments(&node).await.expect("lists");
+    assert_eq!(here.into_iter().map(|a| a.agent.id).collect::<Vec<_>>(), [begun]);
+    assert_eq!(fx.report(&node, &before, Observed::Creating).await, ReportResult::NotHere);
 }
 
 async fn a_lost_node_loses_what_runs_and_finds_it_again(fx: Fixture) {
