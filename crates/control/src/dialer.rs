@@ -30,6 +30,10 @@ pub struct DialError {
     pub detail: String,
 }
 
+/// A node in the same process connects within milliseconds of the start;
+/// others after their reconnect's back-off.
+const WAIT_FOR_NODE: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// By node: the address and the node epoch it was dialled for.
 pub(crate) type ChannelCache = Arc<Mutex<BTreeMap<NodeId, (Option<String>, u64, Channel)>>>;
 pub(crate) type DataClient = NodeDataClient<Channel>;
@@ -59,8 +63,24 @@ impl Nodes {
         self.dial(&row).await
     }
 
-    /// The nodes that can do image work now, by id.
+    /// The nodes that can do image work, by id. A server that has just begun
+    /// has none for a moment: that is waited for, for a short while.
     pub(crate) async fn ready(&self) -> Result<Vec<(NodeId, DataClient)>, ApiError> {
+        let mut changes = self.store.changes();
+        let deadline = tokio::time::Instant::now() + WAIT_FOR_NODE;
+        loop {
+            let error = match self.ready_now().await {
+                Ok(nodes) => return Ok(nodes),
+                Err(error) => error,
+            };
+            let waited = tokio::time::timeout_at(deadline, changes.changed()).await;
+            if !matches!(waited, Ok(Ok(()))) {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn ready_now(&self) -> Result<Vec<(NodeId, DataClient)>, ApiError> {
         let mut ready = Vec::new();
         for row in self.store.nodes().await? {
             if row.status != NodeStatus::Lost {

@@ -131,7 +131,8 @@ impl Server {
         let prefix = format!("e{}x{number}", std::process::id() % 1000);
         let dir = tempfile::Builder::new().prefix("aether-e2e-").tempdir().expect("a temporary folder");
         let before = HostState::read(&prefix, &[]);
-        let uid_base = 800_000 + number * 1000;
+        // Far from what other tests use, and a range to each server of each run.
+        let uid_base = 300_000_000 + std::process::id() % 10_000 * 100_000 + number * 1000;
         let mut server = Self { dir, prefix, settings, uid_base, child: None, before };
         server.write_config();
         server.launch();
@@ -255,7 +256,9 @@ impl Drop for Server {
             return;
         }
         if std::thread::panicking() {
-            eprintln!("--- server log ---\n{}", self.log());
+            let log = self.log();
+            let telling = log.lines().filter(|l| !l.contains("\"level\":\"INFO\"") || l.contains("failed"));
+            eprintln!("--- server log, warnings and failures ---\n{}", telling.collect::<Vec<_>>().join("\n"));
         }
         self.cli().run(&["agent", "destroy", "--all", "--yes"]);
         std::thread::sleep(Duration::from_secs(2));

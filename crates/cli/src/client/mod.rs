@@ -72,7 +72,7 @@ impl Client {
         let request = request.map_err(|e| CliError::failed(format!("cannot form the request: {e}")))?;
         let response = self.exchange(request).await?;
         if response.status().as_u16() >= 400 {
-            return Err(refusal(response).await);
+            return Err(refusal(response, path).await);
         }
         Ok(response)
     }
@@ -143,11 +143,11 @@ async fn collect(body: Incoming, limit: usize) -> Result<Bytes, CliError> {
 }
 
 /// The problem document of an answer, or the nearest thing to one.
-async fn refusal(response: Response<Incoming>) -> CliError {
+async fn refusal(response: Response<Incoming>, path: &str) -> CliError {
     let status = response.status();
     let bytes = collect(response.into_body(), MAX_PROBLEM).await.unwrap_or_default();
     match serde_json::from_slice::<Problem>(&bytes) {
-        Ok(problem) => CliError::Problem(Box::new(with_remedy_for_auth(problem))),
+        Ok(problem) => CliError::Problem(Box::new(with_name(with_remedy_for_auth(problem), path))),
         Err(_) => CliError::Problem(Box::new(unreadable(status, &bytes))),
     }
 }
@@ -171,6 +171,42 @@ fn with_remedy_for_auth(mut problem: Problem) -> Problem {
             .to_owned();
     }
     problem
+}
+
+/// The server answers for an unknown agent as for another tenant's, without
+/// its name; the user sees the name that was typed.
+fn with_name(mut problem: Problem, path: &str) -> Problem {
+    let path = path.split('?').next().unwrap_or(path);
+    let agent = path.strip_prefix("/v1/agents/").map(|rest| rest.split('/').next().unwrap_or(rest));
+    let named = match problem.detail.as_str() {
+        "There is no such agent." => agent,
+        "There is no such image." => path.strip_prefix("/v1/images/"),
+        _ => None,
+    };
+    if let Some(name) = named.filter(|name| !name.is_empty()) {
+        problem.detail = format!("{}: {}", problem.detail.trim_end_matches('.'), decode(name));
+    }
+    problem
+}
+
+/// The inverse of [`encode`].
+fn decode(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        let hex = tail.get(..2).and_then(|h| std::str::from_utf8(h).ok()).and_then(|h| u8::from_str_radix(h, 16).ok());
+        match (first, hex) {
+            (b'%', Some(byte)) => {
+                out.push(byte);
+                rest = &tail[2..];
+            }
+            _ => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// One path segment or query value.
@@ -202,6 +238,17 @@ pub(crate) fn query(parameters: &[(&str, Option<String>)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_unknown_thing_is_named_as_it_was_typed() {
+        let absent = |what: &str| Problem::new(Code::NotFound, format!("There is no such {what}."), "");
+        let agent = with_name(absent("agent"), "/v1/agents/no%20body/exec?x=1");
+        assert_eq!(agent.detail, "There is no such agent: no body");
+        let image = with_name(absent("image"), "/v1/images/docker.io%2Flibrary%2Fx%3A1");
+        assert_eq!(image.detail, "There is no such image: docker.io/library/x:1");
+        assert_eq!(with_name(absent("key"), "/v1/auth/keys/x").detail, "There is no such key.");
+        assert_eq!(decode(&encode("a/b %é")), "a/b %é");
+    }
 
     #[test]
     fn paths_are_encoded() {

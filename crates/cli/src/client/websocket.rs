@@ -43,7 +43,7 @@ impl Socket {
         let request = request.map_err(|e| CliError::failed(format!("cannot form the request: {e}")))?;
         let response = client.exchange(request).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(refusal(response).await);
+            return Err(refusal(response, path).await);
         }
         let accepted = response.headers().get(header::SEC_WEBSOCKET_ACCEPT);
         if accepted.is_none_or(|a| a.as_bytes() != derive_accept_key(key.as_bytes()).as_bytes()) {

@@ -15,9 +15,10 @@ fn a_terminal_resizes_interrupts_detaches_and_exits() {
     tty.type_text("sleep 1; stty size\n");
     tty.expect("22 77", LONG);
     // ctrl-C goes to the guest's foreground job, not to the CLI.
-    tty.type_text("sleep 1000; echo interrupted=$?\n");
+    tty.type_text("sleep 1000\n");
     std::thread::sleep(std::time::Duration::from_secs(2));
     tty.type_text("\x03");
+    tty.type_text("echo interrupted=$?\n");
     tty.expect("interrupted=130", LONG);
     tty.type_text("echo still-$((40+2))\n");
     tty.expect("still-42", LONG);
