@@ -59,7 +59,8 @@ pub(super) fn check(config: &Config) -> Result<Vec<String>, CliError> {
         ("node.network_slots", node.network_slots.into(), 1, 4096),
         ("node.uid_base", node.uid_base.into(), 100_000, 4_000_000_000),
         ("node.cpu_overcommit", node.cpu_overcommit.into(), 1, 1000),
-        ("images.max_size_mb", config.images.max_size_mb, 1, 1 << 30),
+        ("node.mtu", node.mtu.unwrap_or(1500).into(), 1280, 65_521),
+        ("images.max_image_bytes", config.images.max_image_bytes, 1 << 20, 1 << 50),
     ] {
         if !(least..=most).contains(&value) {
             errors.push(format!("{key} must be {least} to {most}, is {value}"));
@@ -67,6 +68,28 @@ pub(super) fn check(config: &Config) -> Result<Vec<String>, CliError> {
     }
     if node.network_spare > node.network_slots {
         errors.push("node.network_spare must not be more than node.network_slots".to_owned());
+    }
+    if let Some(net) = node.uplink_net.map(|c| c.0)
+        && u64::from(node.network_slots) * 2 > 1 << (32 - net.prefix_len())
+    {
+        let slots = node.network_slots;
+        errors.push(format!("node.uplink_net: {net} is too small for {slots} slots of two addresses"));
+    }
+    if let Some(net) = node.ipv6_prefix.map(|c| c.0)
+        && net.prefix_len() > 112
+    {
+        errors.push(format!("node.ipv6_prefix: {net} is too small: /112 or wider is needed"));
+    }
+    for (key, host) in [
+        ("images.allow_hosts", &config.images.allow_hosts),
+        ("images.allow_insecure_hosts", &config.images.allow_insecure_hosts),
+    ]
+    .into_iter()
+    .flat_map(|(key, hosts)| hosts.iter().map(move |host| (key, host)))
+    {
+        if host.contains(['/', '@', ' ']) {
+            errors.push(format!("{key}: {host:?} must be host or host:port, without scheme and path"));
+        }
     }
     // It begins names of network devices, which have 15 characters at most.
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();

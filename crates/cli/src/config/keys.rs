@@ -1,7 +1,9 @@
 //! Every key, with its type, default and meaning.
 
 use super::load::Values;
-use super::setting::{AccelKind, Cidr, DnsServer, EngineKind, Factor, Listen, LogFormat, LogLevel, Setting, SslMode};
+use super::setting::{
+    AccelKind, Cidr, Cidr4, Cidr6, DnsServer, EngineKind, Factor, Listen, LogFormat, LogLevel, Setting, SslMode,
+};
 use crate::error::CliError;
 use aether_core::Secret;
 use std::path::PathBuf;
@@ -182,6 +184,15 @@ settings! {
         upstream_dns: Vec<DnsServer> = "";
         /// Ranges that sandboxes may reach although they are private; nothing else opens them.
         network_allow: Vec<Cidr> = "";
+        /// Ranges that sandboxes may not reach although they are public: the control plane's addresses, say.
+        network_deny: Vec<Cidr> = "";
+        /// The IPv4 range between this machine and its sandboxes, two addresses per slot; empty: a /20 of
+        /// 100.96.0.0/11 that follows from `node.prefix`.
+        uplink_net: Option<Cidr4> = "";
+        /// Gives sandboxes IPv6: a range of /112 or wider that is routed to this machine. Empty: they have none.
+        ipv6_prefix: Option<Cidr6> = "";
+        /// The largest packet of sandboxes, 1280 to 65521; empty: that of the default route.
+        mtu: Option<u32> = "";
         /// Sandboxes run as this user id plus their slot.
         uid_base: u32 = "700000";
         /// Begins the names of namespaces, links, rules and groups; two servers on one machine need two.
@@ -191,11 +202,12 @@ settings! {
     /// Pulling and keeping images.
     images: ImageSettings {
         /// Registries (host or host:port) that may be spoken to in plain HTTP. Loopback always may.
-        allow_insecure: Vec<String> = "";
-        /// Registries (host or host:port) that may lie at private addresses. Loopback needs no entry.
-        allow_private: Vec<String> = "";
-        /// The largest image taken, unpacked, in MiB.
-        max_size_mb: u64 = "16384";
+        allow_insecure_hosts: Vec<String> = "";
+        /// Registries (host or host:port), and hosts they redirect to, that may lie at private addresses. Loopback
+        /// needs no entry.
+        allow_hosts: Vec<String> = "";
+        /// The largest image taken, in bytes: of its compressed layers, and again of their contents.
+        max_image_bytes: u64 = "17179869184";
         /// How long an image without a name stays before it is collected.
         gc_grace: Duration = "1h";
     }

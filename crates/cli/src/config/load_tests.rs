@@ -33,6 +33,11 @@ fn sample(key: &Key) -> String {
         "node.prefix" => "other",
         "node.upstream_dns" => "9.9.9.9",
         "node.network_allow" => "10.1.0.0/16",
+        "node.network_deny" => "192.0.2.0/24",
+        "node.uplink_net" => "100.120.0.0/20",
+        "node.ipv6_prefix" => "2001:db8:1::/64",
+        "node.mtu" => "1400",
+        "images.max_image_bytes" => "1073741824",
         "node.network_spare" => "7",
         "node.uid_base" => "123456",
         "database.ssl_mode" => "require",
@@ -197,6 +202,12 @@ fn what_does_not_fit_together_is_refused() {
         (vec![("node.uid_base", "1000")], "node.uid_base"),
         (vec![("server.run_dir", &format!("/{}", "x".repeat(120)))], "server.socket"),
         (vec![("node.boot_timeout", "0s")], "node.boot_timeout"),
+        (vec![("node.mtu", "600")], "node.mtu"),
+        (vec![("node.uplink_net", "100.96.0.0/24")], "node.uplink_net"),
+        (vec![("node.ipv6_prefix", "2001:db8::/113")], "node.ipv6_prefix"),
+        (vec![("images.max_image_bytes", "0")], "images.max_image_bytes"),
+        (vec![("images.allow_hosts", "https://registry.lan")], "images.allow_hosts"),
+        (vec![("images.allow_insecure_hosts", "registry.lan/team")], "images.allow_insecure_hosts"),
     ] {
         let text = error(None, &[], &flags);
         assert!(text.contains(part), "{flags:?}: {text}");

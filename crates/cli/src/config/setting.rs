@@ -160,6 +160,30 @@ impl Setting for Cidr {
     }
 }
 
+/// A range of IPv4 addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cidr4(pub(crate) ipnet::Ipv4Net);
+
+impl Setting for Cidr4 {
+    const KIND: &'static str = "IPv4 range";
+    fn parse(text: &str) -> Result<Self, String> {
+        let net = text.parse::<ipnet::Ipv4Net>();
+        net.map(|net| Self(net.trunc())).map_err(|_| "must be an IPv4 range such as 100.96.0.0/20".to_owned())
+    }
+}
+
+/// A range of IPv6 addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cidr6(pub(crate) ipnet::Ipv6Net);
+
+impl Setting for Cidr6 {
+    const KIND: &'static str = "IPv6 range";
+    fn parse(text: &str) -> Result<Self, String> {
+        let net = text.parse::<ipnet::Ipv6Net>();
+        net.map(|net| Self(net.trunc())).map_err(|_| "must be an IPv6 range such as 2001:db8::/112".to_owned())
+    }
+}
+
 macro_rules! word_setting {
     ($(#[$doc:meta])* $name:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*
@@ -233,6 +257,9 @@ mod tests {
         for bad in ["10.0.0.0/33", "10.0.0", "x/8", "10.0.0.0/", "::/129"] {
             assert!(Cidr::parse(bad).is_err(), "{bad}");
         }
+        assert_eq!(Cidr4::parse("100.80.1.2/16").map(|c| c.0.to_string()), Ok("100.80.0.0/16".into()));
+        assert_eq!(Cidr6::parse("2001:db8::1/64").map(|c| c.0.to_string()), Ok("2001:db8::/64".into()));
+        assert!(Cidr4::parse("2001:db8::/64").is_err() && Cidr6::parse("10.0.0.0/8").is_err());
         assert_eq!(DnsServer::parse("9.9.9.9").map(|d| d.0.port()), Ok(53));
         assert!(DnsServer::parse("dns.example").is_err());
     }

@@ -1,7 +1,10 @@
-//! The server's folders, and the lock that keeps two servers apart.
+//! The server's folders, the lock that keeps two servers apart, and the name
+//! that a server keeps over restarts.
 
 use crate::config::Config;
 use crate::error::CliError;
+use aether_core::Rng;
+use aether_core::source::OsRng;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read, Write};
@@ -11,6 +14,8 @@ use std::path::Path;
 /// Others may pass through to what is meant for them, and list nothing.
 const STATE_MODE: u32 = 0o711;
 const RUN_MODE: u32 = 0o755;
+/// Of the random end of a server's name.
+const ID_BYTES: usize = 6;
 
 /// Held while the process lives; the kernel lets go of it, however we end.
 #[derive(Debug)]
@@ -74,6 +79,38 @@ pub(super) fn lock(config: &Config) -> Result<StateLock, CliError> {
     Ok(StateLock(file))
 }
 
+/// The server's name among those of one store, kept over restarts: a server
+/// that comes back after a crash leads again at once, without waiting for its
+/// own lease to end. A folder that was copied to another host gets a new one.
+pub(super) fn server_id(config: &Config) -> Result<String, CliError> {
+    let host = rustix::system::uname();
+    let host = host.nodename().to_string_lossy();
+    let host: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(40).collect();
+    kept_id(&config.server.state_dir.join("server.id"), &host, &OsRng)
+}
+
+fn kept_id(path: &Path, host: &str, rng: &dyn Rng) -> Result<String, CliError> {
+    let cannot = |doing: &str, e: std::io::Error| CliError::failed(format!("cannot {doing} {}: {e}", path.display()));
+    let mut text = String::new();
+    match File::open(path) {
+        // What is no text is not ours: it is replaced, as any other name.
+        Ok(file) => drop(file.take(128).read_to_string(&mut text)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(cannot("read", e)),
+    }
+    let known = text.trim();
+    let tail = known.strip_prefix(host).and_then(|rest| rest.strip_prefix('-'));
+    if tail.is_some_and(|t| t.len() == ID_BYTES * 2 && t.bytes().all(|c| c.is_ascii_hexdigit())) {
+        return Ok(known.to_owned());
+    }
+    let mut random = [0; ID_BYTES];
+    rng.fill(&mut random);
+    let tail: String = random.iter().map(|b| format!("{b:02x}")).collect();
+    let made = format!("{host}-{tail}");
+    write_secret(path, &made).map_err(|e| cannot("write", e))?;
+    Ok(made)
+}
+
 /// Writes a secret for root alone, whole or not at all.
 pub(super) fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
     let part = path.with_extension("part");
@@ -96,6 +133,26 @@ mod tests {
         write_secret(&path, "two").expect("writes again");
         assert_eq!(std::fs::read_to_string(&path).expect("reads"), "two\n");
         assert_eq!(path.metadata().expect("metadata").permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_server_keeps_its_name_on_its_host() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("server.id");
+        let id = |host| kept_id(&path, host, &OsRng).expect("an id");
+        let first = id("one");
+        assert!(first.starts_with("one-") && first.len() == 16, "{first}");
+        assert_eq!(id("one"), first);
+        let moved = id("two");
+        assert!(moved.starts_with("two-"), "{moved}");
+        for damaged in [&b"two-"[..], b"two-zzzzzzzzzzzz", b"\xff\xfe", b"", b"two-0123456789abcdef"] {
+            std::fs::write(&path, damaged).expect("writes");
+            assert_ne!(id("two"), moved);
+            assert_eq!(id("two"), id("two"));
+        }
+        std::fs::remove_file(&path).expect("removes");
+        std::fs::create_dir(&path).expect("creates");
+        assert!(kept_id(&path, "two", &OsRng).is_err(), "what cannot be kept is an error, not a new name each time");
     }
 
     #[test]

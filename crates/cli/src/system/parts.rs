@@ -1,10 +1,10 @@
 //! The configuration turned into the options of each part.
 
+use super::folders;
 use crate::config::{AccelKind, Config, Listen};
 use crate::error::CliError;
 use aether_control::{ControlConfig, CorsConfig, Deadlines, Limits, NodeTimings, TlsConfig};
-use aether_core::source::OsRng;
-use aether_core::{Rng, Secret};
+use aether_core::Secret;
 use aether_node::NodeConfig;
 use aether_node::engine::qemu::{Accel, QemuConfig};
 use aether_node::images::ImagesConfig;
@@ -88,6 +88,12 @@ pub(super) fn network(config: &Config) -> Result<NetworkConfig, CliError> {
     options.spare = node.network_spare;
     options.upstream_dns = node.upstream_dns.iter().map(|d| d.0).collect();
     options.allow = node.network_allow.iter().map(|c| c.0).collect();
+    options.deny = node.network_deny.iter().map(|c| c.0).collect();
+    if let Some(net) = node.uplink_net {
+        options.uplink_net = net.0;
+    }
+    options.ipv6_prefix = node.ipv6_prefix.map(|c| c.0);
+    options.mtu = node.mtu;
     options.uid_base = node.uid_base;
     options.validate().map_err(|e| CliError::failed(e.to_string()))?;
     Ok(options)
@@ -97,9 +103,9 @@ pub(super) fn images(config: &Config) -> Result<ImagesConfig, CliError> {
     let mut options = ImagesConfig::new(config.server.state_dir.join("images"), own_executable()?);
     // Just below the sandboxes' own, so that two servers share no user.
     options.converter_uid = config.node.uid_base - 1;
-    options.max_image_bytes = config.images.max_size_mb << 20;
-    options.allow_insecure_hosts.clone_from(&config.images.allow_insecure);
-    options.allow_hosts.clone_from(&config.images.allow_private);
+    options.max_image_bytes = config.images.max_image_bytes;
+    options.allow_insecure_hosts.clone_from(&config.images.allow_insecure_hosts);
+    options.allow_hosts.clone_from(&config.images.allow_hosts);
     options.gc_grace = config.images.gc_grace;
     Ok(options)
 }
@@ -116,9 +122,9 @@ pub(super) fn node(config: &Config) -> NodeConfig {
     options
 }
 
-pub(super) fn control(config: &Config) -> ControlConfig {
+pub(super) fn control(config: &Config) -> Result<ControlConfig, CliError> {
     let server = &config.server;
-    let mut options = ControlConfig::new(server_id(), pepper_path(config));
+    let mut options = ControlConfig::new(folders::server_id(config)?, pepper_path(config));
     if let Listen::On(addresses) = &server.address {
         options.tcp.clone_from(addresses);
     }
@@ -138,22 +144,11 @@ pub(super) fn control(config: &Config) -> ControlConfig {
     options.node = NodeTimings { lease: config.scheduler.node_lease, heartbeat: config.scheduler.heartbeat_interval };
     options.schedule_interval = config.scheduler.interval;
     options.commit = crate::version::COMMIT.to_owned();
-    options
+    Ok(options)
 }
 
 pub(super) fn pepper_path(config: &Config) -> PathBuf {
     config.server.state_dir.join("api-keys.pepper")
-}
-
-/// Unique among the servers of one store, also when two share a host name.
-fn server_id() -> String {
-    let mut random = [0; 6];
-    OsRng.fill(&mut random);
-    let host = rustix::system::uname();
-    let host = host.nodename().to_string_lossy();
-    let host: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(40).collect();
-    let tail: String = random.iter().map(|b| format!("{b:02x}")).collect();
-    format!("{host}-{tail}")
 }
 
 /// PostgreSQL when an URL or a host is given, else SQLite.

@@ -84,6 +84,8 @@ struct Sources {
 }
 
 async fn serve(config: &Config, args: &ServerArgs) -> Result<(), CliError> {
+    // What else can be wrong with it is said before anything is made.
+    parts::network(config)?;
     folders::make(config)?;
     let _lock = folders::lock(config)?;
     let sources = Sources { clock: Arc::new(SystemClock::default()), rng: Arc::new(OsRng) };
@@ -93,7 +95,7 @@ async fn serve(config: &Config, args: &ServerArgs) -> Result<(), CliError> {
     let signals = tokio::spawn(stop_on_signal(shutdown.clone())?);
 
     let store = open_store(config, args.auto_migrate, &sources).await?;
-    let control = Control::start(parts::control(config), store.clone(), sources.clock.clone(), sources.rng.clone());
+    let control = Control::start(parts::control(config)?, store.clone(), sources.clock.clone(), sources.rng.clone());
     let control = control.await.map_err(|e| CliError::failed(format!("the control plane cannot start: {e}")))?;
     admin_key(config, &store, &sources).await?;
     let (network, node) = open_node(config, &sources).await?;
