@@ -5,6 +5,10 @@
 //! never starts a second one; where the guest is gone the outcome is
 //! `unknown`.
 
+mod replay;
+
+pub(crate) use replay::{Past, of_stopped};
+
 use crate::api::Caller;
 use crate::app::App;
 use crate::dialer::DataClient;
@@ -106,8 +110,25 @@ impl Ledger {
         self.write(ExecEnd { outcome: "unknown".to_owned(), exit_code: None, exit_signal: None });
     }
 
-    fn refused(&self) {
-        self.write(ExecEnd { outcome: "refused".to_owned(), exit_code: None, exit_signal: None });
+    /// The node refused, so nothing ran; or the way there broke, and nobody
+    /// can tell.
+    fn not_begun(&self, status: &tonic::Status) {
+        use tonic::Code as T;
+        let refused = matches!(
+            status.code(),
+            T::InvalidArgument
+                | T::NotFound
+                | T::FailedPrecondition
+                | T::PermissionDenied
+                | T::ResourceExhausted
+                | T::Unimplemented
+        );
+        let outcome = if refused { "refused" } else { "unknown" };
+        self.write(ExecEnd { outcome: outcome.to_owned(), exit_code: None, exit_signal: None });
+    }
+
+    fn instance(&self, agent: &AgentRow) -> String {
+        format!("/v1/agents/{}/execs/{}", agent.id, self.exec_id)
     }
 
     /// Aside: nobody waits for the end of an exec to be on disk. What is lost
@@ -123,6 +144,12 @@ impl Ledger {
     }
 }
 
+/// What a begin came to.
+pub(crate) enum Begun {
+    Running(Box<Opened>),
+    Over(Past),
+}
+
 /// How an exec's stream begins.
 pub(crate) enum Begin {
     Start { asked: Asked, idempotency: Option<Idempotency> },
@@ -131,10 +158,20 @@ pub(crate) enum Begin {
 
 /// Records the intent and opens the stream. What the node refuses at once
 /// (no such program is not among it: that is an exit) is an error.
-pub(crate) async fn open(app: &App, caller: &Caller, agent: &AgentRow, begin: Begin) -> Result<Opened, ApiError> {
+pub(crate) async fn open(app: &App, caller: &Caller, agent: &AgentRow, begin: Begin) -> Result<Begun, ApiError> {
     let mut client = app.live_client(agent).await?;
+    let ledger = |exec_id: &ExecId| Ledger {
+        store: app.store.clone(),
+        scope: caller.scope(),
+        exec_id: exec_id.clone(),
+        tenant: caller.tenant().to_owned(),
+        tasks: app.tasks.clone(),
+    };
     let (exec_id, first, new) = match begin {
-        Begin::Attach { exec_id, offset } => (exec_id.clone(), attach(agent, &exec_id, offset), false),
+        Begin::Attach { exec_id, offset } => {
+            let first = attach(agent, &exec_id, offset);
+            (exec_id, first, false)
+        }
         Begin::Start { asked, idempotency } => {
             let intent = ExecIntent {
                 exec_id: ExecId::generate(DEFAULT_CELL, app.rng.as_ref()),
@@ -142,32 +179,37 @@ pub(crate) async fn open(app: &App, caller: &Caller, agent: &AgentRow, begin: Be
                 user: asked.user.clone(),
             };
             let recorded = app.store.record_exec(&caller.scope(), &agent.id, intent, idempotency).await?;
-            let exec_id = recorded.exec_id;
             if recorded.replayed {
-                (exec_id.clone(), attach(agent, &exec_id, 0), false)
-            } else {
-                (exec_id.clone(), start(agent, &exec_id, asked), true)
+                let ledger = ledger(&recorded.exec_id);
+                return replay::begin(app, agent, &mut client, recorded, ledger).await;
             }
+            let first = start(agent, &recorded.exec_id, asked);
+            (recorded.exec_id, first, true)
         }
     };
-    let ledger = Ledger {
-        store: app.store.clone(),
-        scope: caller.scope(),
-        exec_id: exec_id.clone(),
-        tenant: caller.tenant().to_owned(),
-        tasks: app.tasks.clone(),
-    };
-    let (to_node, requests) = mpsc::channel(TO_NODE);
-    to_node.try_send(ExecRequest { message: Some(first) }).expect("a new channel has room");
-    match client.exec(ReceiverStream::new(requests)).await {
-        Ok(answer) => Ok(Opened { exec_id, to_node, from_node: answer.into_inner(), ledger }),
+    let ledger = ledger(&exec_id);
+    match call(&mut client, first).await {
+        Ok(Call { to_node, from_node }) => Ok(Begun::Running(Box::new(Opened { exec_id, to_node, from_node, ledger }))),
         Err(status) => {
             if new {
-                ledger.refused();
+                ledger.not_begun(&status);
             }
-            Err(ApiError::from(status).instance(format!("/v1/agents/{}/execs/{exec_id}", agent.id)))
+            Err(ApiError::from(status).instance(ledger.instance(agent)))
         }
     }
+}
+
+/// A stream to the node that has begun.
+struct Call {
+    to_node: mpsc::Sender<ExecRequest>,
+    from_node: Streaming<ExecResponse>,
+}
+
+async fn call(client: &mut DataClient, first: ToNode) -> Result<Call, tonic::Status> {
+    let (to_node, requests) = mpsc::channel(TO_NODE);
+    to_node.try_send(ExecRequest { message: Some(first) }).expect("a new channel has room");
+    let answer = client.exec(ReceiverStream::new(requests)).await?;
+    Ok(Call { to_node, from_node: answer.into_inner() })
 }
 
 fn attach(agent: &AgentRow, exec_id: &ExecId, offset: u64) -> ToNode {
@@ -204,7 +246,10 @@ pub(crate) async fn run(
     let work = app.tasks.spawn(async move {
         let stdin = asked.stdin.clone();
         let begin = Begin::Start { asked, idempotency };
-        let opened = open(&task_app, &caller, &agent, begin).await?;
+        let opened = match open(&task_app, &caller, &agent, begin).await? {
+            Begun::Running(opened) => *opened,
+            Begun::Over(past) => return Ok(past.result()),
+        };
         let instance = format!("/v1/agents/{}/execs/{}", agent.id, opened.exec_id);
         collect(&task_app, &agent, opened, stdin, timeout + margin, &instance).await
     });

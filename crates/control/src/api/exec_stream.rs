@@ -11,7 +11,7 @@ use super::Caller;
 use super::exec::{exec_id_of, runnable, valid_signal};
 use super::extract::{Params, idempotency, parse};
 use crate::app::App;
-use crate::exec::{self, Begin, Ledger, Opened};
+use crate::exec::{self, Begin, Begun, Ledger, Opened, Past};
 use crate::problem::{ApiError, clean};
 use aether_core::api::{ExecClientFrame, ExecServerFrame};
 use aether_core::{Code, Problem};
@@ -103,7 +103,8 @@ async fn serve(
         exec::open(&app, &caller, &agent, begin).await
     };
     let opened = match opened.await {
-        Ok(opened) => opened,
+        Ok(Begun::Running(opened)) => *opened,
+        Ok(Begun::Over(past)) => return tell(socket, &past).await,
         Err(error) => return refuse(socket, error).await,
     };
     let (sink, source) = socket.split();
@@ -166,10 +167,29 @@ async fn refuse(mut socket: WebSocket, error: ApiError) {
     if let Some(reason) = &error.inward {
         tracing::warn!(?reason, "an exec stream was refused");
     }
-    let frame = ExecServerFrame::Error { problem: error.problem };
+    last(&mut socket, &ExecServerFrame::Error { problem: error.problem }, close_code::POLICY).await;
+}
+
+/// A repeat whose exec is over: what is recorded of it.
+async fn tell(mut socket: WebSocket, past: &Past) {
+    let frame = if past.end.outcome == "exited" {
+        ExecServerFrame::Exited {
+            exit_code: past.end.exit_code,
+            signal: past.end.exit_signal.clone(),
+            timed_out: false,
+            duration_ms: 0,
+            error: Some(past.reason()),
+        }
+    } else {
+        ExecServerFrame::Unknown { reason: past.reason() }
+    };
+    last(&mut socket, &frame, close_code::NORMAL).await;
+}
+
+async fn last(socket: &mut WebSocket, frame: &ExecServerFrame, code: u16) {
     let farewell = async {
-        socket.send(text_of(&frame)).await?;
-        let close = CloseFrame { code: close_code::POLICY, reason: "".into() };
+        socket.send(text_of(frame)).await?;
+        let close = CloseFrame { code, reason: "".into() };
         socket.send(Message::Close(Some(close))).await?;
         // Until the client has read it: a reset could overtake the frame.
         while let Some(Ok(_)) = socket.recv().await {}

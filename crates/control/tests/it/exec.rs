@@ -1,6 +1,7 @@
-use crate::harness::{ok, problem, start};
+use crate::harness::{ok, problem, start, start_with};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
+use std::time::Duration;
 
 #[tokio::test]
 async fn request_and_answer() {
@@ -71,6 +72,67 @@ async fn an_idempotency_key_runs_once() {
     assert_eq!(again["stdout"], "again\n", "a repeat attaches");
     assert_eq!(server.node.runs(first["exec_id"].as_str().expect("id")), 1);
     problem(keyed("b"), 422, "IDEMPOTENCY_MISMATCH").await;
+}
+
+#[tokio::test]
+async fn a_repeat_of_an_exec_that_never_reached_the_guest_is_unknown_and_runs_nothing() {
+    let server = start_with(|cfg| cfg.deadlines.exec_margin = Duration::from_millis(1500)).await;
+    let id = server.agent("runner").await;
+    let path = format!("/v1/agents/{id}/exec");
+    let keyed = |command: &str| server.post(&path, json!({ "command": [command] })).header("idempotency-key", command);
+    let first = tokio::spawn(keyed("never-arrives").send());
+    let intents = |s: &'static str| {
+        let (store, agent) = (server.store.clone(), id.parse().expect("id"));
+        let scope = aether_core::TenantScope::system("default".parse().expect("tenant"), "test");
+        async move {
+            let rows = store.list_execs(&scope, &agent, 10).await.expect("rows");
+            rows.into_iter().find(|r| r.command == [s])
+        }
+    };
+    server.until(|_| async { intents("never-arrives").await.is_some() }).await;
+    first.abort();
+    let (status, again) = ok(keyed("never-arrives")).await;
+    assert_eq!((status, again["outcome"].as_str()), (StatusCode::OK, Some("unknown")), "{again}");
+    assert!(again["exit_code"].is_null() && again["error"].as_str().is_some_and(|e| !e.is_empty()), "{again}");
+    let intent = intents("never-arrives").await.expect("recorded");
+    assert_eq!(again["exec_id"].as_str(), Some(intent.exec_id.as_str()));
+    problem(keyed("cut"), 503, "SERVICE_UNAVAILABLE").await;
+    server.until(|_| async { intents("cut").await.is_some_and(|r| r.end.is_some()) }).await;
+    assert_eq!(ok(keyed("cut")).await.1["outcome"], "unknown", "nobody knows whether it ran");
+    problem(keyed("refuse"), 409, "CONFLICT").await;
+    server.until(|_| async { intents("refuse").await.is_some_and(|r| r.end.is_some()) }).await;
+    let refused = problem(keyed("refuse"), 409, "CONFLICT").await;
+    assert!(refused["remedy"].as_str().is_some_and(|r| r.contains("another key")), "{refused}");
+    assert_eq!(server.node.all_runs(), 0, "nothing ran");
+}
+
+#[tokio::test]
+async fn a_repeat_on_a_stopped_agent_tells_what_is_recorded() {
+    let server = start().await;
+    let id = server.agent("runner").await;
+    let path = format!("/v1/agents/{id}/exec");
+    let keyed =
+        |key: &'static str| server.post(&path, json!({ "command": ["exit", "3"] })).header("idempotency-key", key);
+    let (_, first) = ok(keyed("k")).await;
+    ok(server.request(Method::POST, &format!("/v1/agents/{id}/stop?wait=stopped"))).await;
+    let scope = aether_core::TenantScope::system("default".parse().expect("tenant"), "test");
+    let agent: aether_core::AgentId = id.parse().expect("id");
+    server
+        .until(|s| {
+            let (scope, agent) = (scope.clone(), agent.clone());
+            async move { s.store.list_execs(&scope, &agent, 10).await.expect("rows")[0].end.is_some() }
+        })
+        .await;
+    let (status, again) = ok(keyed("k")).await;
+    assert_eq!((status, &again["exec_id"]), (StatusCode::OK, &first["exec_id"]));
+    assert_eq!((again["outcome"].as_str(), again["exit_code"].as_i64()), (Some("exited"), Some(3)), "{again}");
+    assert_eq!(
+        (&again["truncated"], again["stdout"].as_str()),
+        (&json!(true), Some("")),
+        "its output went with the guest"
+    );
+    problem(keyed("new"), 409, "CONFLICT").await;
+    assert_eq!(server.node.all_runs(), 1);
 }
 
 #[tokio::test]

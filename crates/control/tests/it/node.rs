@@ -259,7 +259,7 @@ impl State {
     fn stat(&self, path: &str) -> Result<FileEntry, Status> {
         match path {
             "/big" => Ok(entry(path, BIG, "file")),
-            "/dir" => Ok(entry(path, 0, "directory")),
+            "/dir" | "/home/user" => Ok(entry(path, 0, "directory")),
             _ => match self.files.lock().expect("lock").get(path) {
                 Some(bytes) => Ok(entry(path, bytes.len() as u64, "file")),
                 None => Err(Status::not_found(format!("no such file: {path}"))),
@@ -276,6 +276,12 @@ impl NodeData for FakeNode {
         let first = input.message().await?.and_then(|m| m.message);
         let (out, answers) = mpsc::channel(4);
         match first {
+            // As a server that dies between the intent and the start.
+            Some(In::Start(start)) if start.command == ["never-arrives"] => std::future::pending().await,
+            Some(In::Start(start)) if start.command == ["cut"] => return Err(Status::unavailable("the wire broke")),
+            Some(In::Start(start)) if start.command == ["refuse"] => {
+                return Err(Status::failed_precondition("not in this state"));
+            }
             Some(In::Start(start)) => {
                 *self.0.runs.lock().expect("lock").entry(start.exec_id.clone()).or_default() += 1;
                 let (to_program, program_input) = mpsc::channel(4);
@@ -452,6 +458,12 @@ impl NodeData for FakeNode {
         let request = request.into_inner();
         if request.reference.contains("absent") {
             return Err(Status::not_found("no such image in the registry"));
+        }
+        if request.reference.contains("internal") {
+            let mut status = Status::permission_denied("10.0.0.1 is an internal address");
+            status.metadata_mut().insert("aether-code", "FORBIDDEN".parse().expect("ascii"));
+            status.metadata_mut().insert("aether-remedy", "images.allow_hosts opens it.".parse().expect("ascii"));
+            return Err(status);
         }
         let (out, steps) = mpsc::channel(4);
         let step = |phase: &str| ImageProgress { phase: phase.into(), ..ImageProgress::default() };
