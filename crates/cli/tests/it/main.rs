@@ -2,7 +2,12 @@
 //! tests/e2e.
 
 mod client;
+mod database;
+mod live;
 mod offline;
+/// The store's tests and these start PostgreSQL the same way.
+#[path = "../../../store/tests/it/postgres.rs"]
+mod postgres;
 mod server;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,298 @@
+//! A server that really runs, and the commands against it. No sandbox is
+//! booted here: agents wait for more memory than any machine has, or for an
+//! image that nobody has. Those that run are in tests/e2e.
+
+use crate::{Run, aether};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+/// Asked for, it fits nowhere: the agent waits, with the reason.
+const TOO_MUCH_MB: u32 = 131_072;
+
+pub(crate) struct Live {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) config: PathBuf,
+    environment: Vec<(String, String)>,
+    child: Option<Child>,
+}
+
+fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..1800 {
+        if let Some(value) = done() {
+            return value;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    panic!("waited three minutes for {what}");
+}
+
+impl Live {
+    /// The folders and the configuration; nothing runs yet.
+    pub(crate) fn prepare(environment: &[(&str, &str)]) -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "the server needs root, and so do its tests");
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let dir = tempfile::tempdir().expect("tempdir");
+        let at = dir.path().display();
+        let process = std::process::id();
+        // /bin/true is an executable, and that is all that is asked of a guest before it boots.
+        let text = format!(
+            "server:\n  address: 127.0.0.1:0\n  state_dir: {at}/state\n  run_dir: {at}/run\n\
+             observability:\n  log_format: text\n\
+             engine:\n  accel: tcg\n  guest_path: /bin/true\n\
+             node:\n  prefix: c{number}n{}\n  uid_base: {}\n  network_slots: 4\n  network_spare: 1\n",
+            process % 100_000,
+            900_000 + (process % 1000) * 100 + number * 10,
+        );
+        let config = crate::config_in(dir.path(), &text);
+        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Self { dir, config, environment, child: None }
+    }
+
+    pub(crate) fn start(environment: &[(&str, &str)]) -> Self {
+        let mut live = Self::prepare(environment);
+        live.launch();
+        live
+    }
+
+    /// Runs one command with the server's own configuration and environment.
+    pub(crate) fn with_config(&self, args: &[&str]) -> Run {
+        let config = self.config.to_string_lossy().into_owned();
+        let mut all = vec!["--config", &config];
+        all.extend_from_slice(args);
+        aether(self.dir.path(), &all).envs(self.environment.iter().cloned()).output().expect("starts").into()
+    }
+
+    pub(crate) fn launch(&mut self) {
+        let log = File::options().create(true).append(true).open(self.dir.path().join("log")).expect("a log");
+        let config = self.config.to_string_lossy().into_owned();
+        let child = aether(self.dir.path(), &["--config", &config, "server"])
+            .envs(self.environment.iter().cloned())
+            .stdout(log.try_clone().expect("dup"))
+            .stderr(log)
+            .spawn()
+            .expect("starts");
+        self.child = Some(child);
+        wait_for("the server", || {
+            if let Some(status) = self.child.as_mut().and_then(|c| c.try_wait().expect("waits")) {
+                panic!("the server ended with {status}: {}", self.log());
+            }
+            (self.run(&["node", "list", "-q"]).stdout.lines().count() == 1).then_some(())
+        });
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// A command over the socket, as root: no key.
+    pub(crate) fn run(&self, args: &[&str]) -> Run {
+        let server = format!("unix://{}/run/aether.sock", self.dir.path().display());
+        let mut all = vec!["--server", &server];
+        all.extend_from_slice(args);
+        crate::run(self.dir.path(), &all)
+    }
+
+    #[track_caller]
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
+        let run = self.run(args);
+        assert_eq!(run.code, Some(0), "{args:?}: {run:?}\n{}", self.log());
+        run.stdout
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
+        let mut all = vec!["-o", "json"];
+        all.extend_from_slice(args);
+        serde_json::from_str(&self.ok(&all)).expect("JSON")
+    }
+
+    /// A command over TCP with a key.
+    fn as_key(&self, key: &str, args: &[&str]) -> Run {
+        let log = self.log();
+        let address = log.lines().rev().find_map(|l| l.split("listening on http://").nth(1)).expect("a TCP address");
+        let server = format!("http://{}", address.trim());
+        let mut all = vec!["--server", &server];
+        all.extend_from_slice(args);
+        aether(self.dir.path(), &all).env("AETHER_TOKEN", key).output().expect("starts").into()
+    }
+
+    /// One request past the CLI, which would ask for the image first.
+    fn create(&self, body: &Value) -> String {
+        let mut stream = UnixStream::connect(self.dir.path().join("run/aether.sock")).expect("connects");
+        let body = body.to_string();
+        let head = "POST /v1/agents HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n";
+        write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).expect("asks");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answers");
+        answer
+    }
+
+    /// An agent that waits; its reason is there when this returns.
+    pub(crate) fn waiting_agent(&self, name: &str) -> Value {
+        let asked = json!({ "image": "none:1", "name": name, "resources": { "memory_mb": TOO_MUCH_MB } });
+        let answer = self.create(&asked);
+        assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+        wait_for("a reason", || {
+            let agent = self.json(&["agent", "get", name]);
+            agent["placement_reason"].is_string().then_some(agent)
+        })
+    }
+
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
+        let child = self.child.as_mut()?;
+        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).expect("signals");
+        let status = wait_for("the end", || child.try_wait().expect("waits"));
+        self.child = None;
+        status.code()
+    }
+
+    fn crash(&mut self) {
+        let mut child = self.child.take().expect("runs");
+        child.kill().expect("kills");
+        child.wait().expect("waits");
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the server's log ---\n{}", self.log());
+        }
+        self.terminate();
+    }
+}
+
+fn secret(dir: &Path) -> String {
+    std::fs::read_to_string(dir.join("state/admin.key")).expect("the first key").trim().to_owned()
+}
+
+#[test]
+fn commands_against_a_live_server() {
+    let live = Live::start(&[]);
+    keys(&live);
+    agents(&live);
+    images(&live);
+    system(&live);
+    let mut live = live;
+    assert_eq!(live.terminate(), Some(0), "{}", live.log());
+    let log = live.log();
+    assert!(!log.contains(&secret(live.dir.path())) && !log.contains("hunter2"), "{log}");
+}
+
+fn keys(live: &Live) {
+    let admin = secret(live.dir.path());
+    assert_eq!(live.as_key(&admin, &["agent", "list"]).code, Some(0));
+    let scopes = ["--scope", "agent:read", "--scope", "agent:create"];
+    let made = live.json(&[&["apikey", "create", "--name", "ci"][..], &scopes].concat());
+    let (id, key) = (made["id"].as_str().expect("id"), made["key"].as_str().expect("key"));
+    assert!(key.starts_with("aether_sk_") && made["e2b_key"].as_str().is_some_and(|k| k.starts_with("e2b_")));
+    for spelling in [key, made["e2b_key"].as_str().expect("key")] {
+        assert_eq!(live.as_key(spelling, &["agent", "list"]).code, Some(0));
+    }
+    let refused = live.as_key(key, &["apikey", "list"]);
+    assert!(refused.code == Some(1) && !refused.stderr.contains(key), "{refused:?}");
+    let listed = live.ok(&["apikey", "list"]);
+    assert!(listed.contains("ci") && listed.contains("agent:create") && !listed.contains(key), "{listed}");
+    assert_eq!(live.ok(&["apikey", "list", "-q"]).lines().count(), 2);
+    live.ok(&["apikey", "revoke", id]);
+    let revoked = live.as_key(key, &["agent", "list"]);
+    let unknown = live.as_key("aether_sk_unknown", &["agent", "list"]);
+    assert_eq!((revoked.code, &revoked.stderr), (Some(1), &unknown.stderr));
+    for (args, code) in [
+        (&["apikey", "revoke", id][..], 1),
+        (&["apikey", "create", "--name", "x", "--role", "king"], 1),
+        (&["apikey", "create", "--name", "x", "--expires-in", "soon"], 2),
+        (&["apikey", "create"], 2),
+    ] {
+        let run = live.run(args);
+        assert!(run.code == Some(code) && !run.stderr.is_empty() && run.stdout.is_empty(), "{args:?}: {run:?}");
+    }
+}
+
+fn agents(live: &Live) {
+    assert_eq!(live.json(&["agent", "list"]), json!([]));
+    let agent = live.waiting_agent("waits");
+    assert_eq!(agent["status"], "pending");
+    assert!(agent["placement_reason"].as_str().is_some_and(|r| r.contains("memory")), "{agent}");
+    let table = live.ok(&["agent", "list"]);
+    assert!(table.starts_with("ID") && table.contains("waits") && table.contains("pending"), "{table}");
+    assert_eq!(live.ok(&["ps", "-q"]).trim(), agent["id"].as_str().expect("id"));
+    let again = live.create(&json!({ "image": "none:1", "name": "waits" }));
+    assert!(again.starts_with("HTTP/1.1 409 "), "{again}");
+    for args in
+        [&["agent", "create", "--image", "none:1", "--pull", "never"][..], &["agent", "create", "--image", "UPPER"]]
+    {
+        let run = live.run(args);
+        assert!(run.code == Some(1) && run.stderr.contains("hint: "), "{args:?}: {run:?}");
+    }
+    let exec = live.run(&["agent", "exec", "waits", "--", "true"]);
+    assert_eq!(exec.code, Some(125), "{exec:?}");
+    let absent = live.run(&["agent", "get", "absent"]);
+    assert!(absent.code == Some(1) && absent.stderr.contains("hint: "), "{absent:?}");
+    live.ok(&["agent", "destroy", "waits"]);
+    assert_eq!(live.run(&["agent", "get", "waits"]).code, Some(1));
+    assert_eq!(live.ok(&["agent", "list", "-q"]), "");
+    let no_image = live.run(&["run", "--pull", "never", "none:1", "--", "true"]);
+    assert_eq!(no_image.code, Some(125), "{no_image:?}");
+    assert_eq!(live.ok(&["agent", "list", "-q"]), "", "a run that cannot be leaves nothing");
+}
+
+fn images(live: &Live) {
+    assert_eq!(live.json(&["image", "list"]), json!([]));
+    let no_archive = live.dir.path().join("no.tar");
+    std::fs::write(&no_archive, b"no archive").expect("writes");
+    let no_archive = no_archive.to_string_lossy().into_owned();
+    for (args, part) in [
+        (&["image", "pull", "UPPER"][..], "UPPER"),
+        (&["image", "pull", "10.0.0.1/team/a:1"], "images.allow_hosts"),
+        (&["image", "import", &no_archive], ""),
+        (&["image", "import", "/no/such/file"], "/no/such/file"),
+        (&["image", "rm", "absent:1"], "absent"),
+        (&["image", "inspect", "absent:1"], ""),
+    ] {
+        let run = live.run(args);
+        assert_eq!(run.code, Some(1), "{args:?}: {run:?}");
+        assert!(run.stderr.contains(part) && run.stderr.contains("error: "), "{args:?}: {run:?}");
+    }
+    let password = aether(live.dir.path(), &["--config", &live.config.to_string_lossy(), "image", "pull", "UPPER"])
+        .env("AETHER_REGISTRY_PASSWORD", "hunter2")
+        .output()
+        .expect("starts");
+    assert!(!String::from_utf8_lossy(&password.stderr).contains("hunter2"));
+}
+
+fn system(live: &Live) {
+    let nodes = live.json(&["node", "list"]);
+    let node = &nodes[0];
+    assert_eq!((node["status"].as_str(), node["engine"].as_str()), (Some("ready"), Some("qemu")), "{nodes}");
+    assert_eq!(node["isolation"], "vm-emulated");
+    assert!(live.ok(&["node", "list"]).contains("ready"));
+    let versions = live.json(&["version"]);
+    assert_eq!(versions["client"], versions["server"], "{versions}");
+    let shown = live.with_config(&["-o", "json", "config", "show", "node."]);
+    let rows: Vec<Value> = serde_json::from_str(&shown.stdout).expect("JSON");
+    let slots = rows.iter().find(|r| r["key"] == "node.network_slots").expect("the key");
+    assert_eq!((slots["value"].as_str(), rows.len() > 5), (Some("4"), true), "{slots}");
+}
+
+#[test]
+fn a_crash_loses_nothing_and_the_server_keeps_its_name() {
+    let mut live = Live::start(&[]);
+    let agent = live.waiting_agent("stays");
+    let name = std::fs::read(live.dir.path().join("state/server.id")).expect("a name");
+    live.crash();
+    live.launch();
+    assert_eq!(std::fs::read(live.dir.path().join("state/server.id")).expect("a name"), name);
+    assert_eq!(live.json(&["agent", "get", "stays"])["id"], agent["id"]);
+    assert_eq!(live.json(&["node", "list"]).as_array().map(Vec::len), Some(1), "the node too is the same");
+    live.ok(&["agent", "destroy", "stays"]);
+}
