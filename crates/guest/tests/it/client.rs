@@ -11,11 +11,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::process::{Child, Command};
 
-pub const LIMIT: Duration = Duration::from_secs(60);
-pub const TOKEN: [u8; 16] = [0xab; 16];
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const TOKEN: [u8; 16] = [0xab; 16];
 const NEW_TOKEN: &str = "zc3Nzc3Nzc3Nzc3Nzc3NzQ==";
 
-pub struct Running {
+pub(crate) struct Running {
     child: Child,
     _dir: tempfile::TempDir,
     pub control: UnixStream,
@@ -24,7 +24,7 @@ pub struct Running {
 
 type Sender = SendRequest<Full<bytes::Bytes>>;
 
-pub struct Connected {
+pub(crate) struct Connected {
     _child: Child,
     _dir: tempfile::TempDir,
     pub pid: u32,
@@ -33,7 +33,7 @@ pub struct Connected {
 }
 
 impl Running {
-    pub async fn start(more: &[&str]) -> Self {
+    pub(crate) async fn start(more: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = |name: &str| dir.path().join(name);
         let control = UnixListener::bind(path("control")).expect("bound");
@@ -52,7 +52,7 @@ impl Running {
         Self { child, _dir: dir, control, data }
     }
 
-    pub async fn connect(self) -> Connected {
+    pub(crate) async fn connect(self) -> Connected {
         let pid = self.child.id().expect("it runs");
         let (control, data) = (session(self.control).await, session(self.data).await);
         Connected { _child: self.child, _dir: self._dir, pid, control, data }
@@ -91,18 +91,18 @@ async fn call(mut sender: Sender, method: &str, message: Value) -> Result<Value,
 }
 
 impl Connected {
-    pub async fn identify(&self) {
+    pub(crate) async fn identify(&self) {
         use base64::Engine as _;
         let entropy = base64::engine::general_purpose::STANDARD.encode([3; 32]);
         let request = json!({ "agentId": "a", "entropy": entropy, "channelToken": NEW_TOKEN });
         call(self.control.clone(), "aether.guest.v1.Guest/Identify", request).await.expect("identified");
     }
 
-    pub async fn data(&self, method: &str, message: Value) -> Result<Value, Value> {
+    pub(crate) async fn data(&self, method: &str, message: Value) -> Result<Value, Value> {
         call(self.data.clone(), method, message).await
     }
 
-    pub async fn ended(&self, id: &str) -> Value {
+    pub(crate) async fn ended(&self, id: &str) -> Value {
         let wait = async {
             loop {
                 let state = self.data("aether.guest.v1.Exec/Get", json!({ "execId": id })).await.expect("a state");

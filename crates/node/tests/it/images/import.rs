@@ -1,4 +1,4 @@
-use super::archives::{Blob, Image, Layer, content, listing, oci_archive, paths};
+use super::archives::{Blob, Image, Layer, content, listing, paths};
 use super::{agent, config, open, quiet, tenant};
 use crate::jail::Scratch;
 use aether_core::Code;

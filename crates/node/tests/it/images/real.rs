@@ -127,7 +127,8 @@ async fn a_loopback_registry_that_the_operator_opened_is_for_every_tenant() {
     settings.allow_insecure_hosts = vec!["127.0.0.1:9".into()];
     settings.timeouts.retries = 0;
     let images = open(settings).await;
-    let pull = |name: &str| images.pull(&tenant("other"), PullSpec::parse(name).expect("reference"), quiet());
+    let other = tenant("other");
+    let pull = |name: &str| images.pull(&other, PullSpec::parse(name).expect("reference"), quiet());
     // Nobody listens on the discard port: it was asked, and that is enough.
     let asked = pull("127.0.0.1:9/t/img:1").await.expect_err("nobody there");
     assert!(!matches!(asked, ImageError::Refused(_)), "{asked}");

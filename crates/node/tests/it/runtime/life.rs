@@ -91,7 +91,7 @@ async fn files(data: &mut super::server::Data, agent: &str) {
         }
     }
     assert!(back == big, "{} bytes came back", back.len());
-    let missing = data.file_read(wire::FileReadRequest { path: "/nope".into(), ..read }).await.err().expect("missing");
+    let missing = data.file_read(wire::FileReadRequest { path: "/nope".into(), ..read }).await.expect_err("missing");
     assert_eq!(missing.code(), Code::NotFound);
     let list =
         wire::FileListRequest { agent_id: agent.into(), path: "/tmp/deep".into(), depth: 1, user: String::new() };

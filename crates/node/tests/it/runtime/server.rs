@@ -94,10 +94,6 @@ impl Server {
         states
     }
 
-    pub(super) fn hellos(&self) -> Vec<NodeHello> {
-        self.shared.state.lock().hellos.clone()
-    }
-
     pub(super) fn beats(&self) -> Vec<NodeHeartbeat> {
         self.shared.state.lock().beats.clone()
     }

@@ -40,8 +40,9 @@ impl Setup {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Self {
             base: scratch.0.clone(),
-            // Apart from the engine's own tests, and from other processes'.
-            uid_base: 1_000_000_000 + (std::process::id() % 1000) * 1_000_000 + number * 10_000,
+            // Apart from the engine's own tests, from other processes', and by
+            // more than all the slots an engine looks at when it sweeps.
+            uid_base: 1_000_000_000 + (std::process::id() % 1000) * 1_000_000 + number * 70_000 + 1,
             prefix: format!("itrun{number}"),
             guest: guest_binary(),
             max_boots: 2,
@@ -308,7 +309,7 @@ async fn open_node(setup: &Setup) -> (Node, NetworkPool) {
     network.upstream_dns = vec!["127.0.0.1:9".parse().expect("an address")];
     let network = NetworkPool::open(network).await.expect("network");
     let mut images = ImagesConfig::new(base.join("state/images"), verb());
-    images.converter_uid = setup.uid_base + 9_999;
+    images.converter_uid = setup.uid_base - 1;
     let images = Images::open(images, clock.clone(), Arc::new(OsRng)).await.expect("images");
     let mut config = NodeConfig::new(base.join("state"));
     config.slots = 16;
