@@ -131,8 +131,8 @@ impl Server {
         let prefix = format!("e{}x{number}", std::process::id() % 1000);
         let dir = tempfile::Builder::new().prefix("aether-e2e-").tempdir().expect("a temporary folder");
         let before = HostState::read(&prefix, &[]);
-        // Far from what other tests use, and a range to each server of each run.
-        let uid_base = 300_000_000 + std::process::id() % 10_000 * 100_000 + number * 1000;
+        // Far from what other tests use; a node owns the 65,536 uids from its base on, and ends what it does not know there.
+        let uid_base = 2_100_000_000 + std::process::id() % 100 * 7_000_000 + number * 70_000;
         let mut server = Self { dir, prefix, settings, uid_base, child: None, before };
         server.write_config();
         server.launch();

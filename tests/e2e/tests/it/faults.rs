@@ -19,7 +19,7 @@ fn what_a_clumsy_user_does_is_answered_with_a_remedy() {
     refused(&cli.run(&["run", "--pull", "never", "no-such-image:1", "--", "true"]), &["no-such-image", "hint"]);
     refused(&cli.run(&["run", "BAD//ref", "--", "true"]), &["image"]);
     refused(&cli.run(&["agent", "create", "--image", "python:3.11", "--memory", "1"]), &["memory", "128"]);
-    refused(&cli.run(&["agent", "create", "--image", "python:3.11", "--name", "-x"]), &["name"]);
+    refused(&cli.run(&["agent", "create", "--image", "python:3.11", "--name=-x"]), &["name"]);
     refused(&cli.run(&["agent", "get", "nobody"]), &["nobody"]);
     refused(&cli.run(&["agent", "exec", "nobody", "--", "true"]), &["nobody"]);
     // Nothing listens there: the registry is down.

@@ -46,7 +46,7 @@ fn leaks_rounds_leave_the_host_as_it_was() {
     }
     let after = idle(&server);
     let own = [server.prefix.as_str(), &server.dir.path().to_string_lossy()];
-    assert_eq!(after.added_since(&before, &own), Vec::<String>::new());
+    assert_eq!(after.grown_since(&before, &own), Vec::<String>::new());
     for kind in ["process", "cgroup", "link", "named-namespace", "mount"] {
         println!("{kind}: {} before, {} after", before.count(kind), after.count(kind));
     }
@@ -83,7 +83,7 @@ fn leaks_burst_all_run_together_and_leave_the_host_as_it_was() {
     cli.ok(&["agent", "destroy", "--all", "--yes"]);
     let after = idle(&server);
     let own = [server.prefix.as_str(), &server.dir.path().to_string_lossy()];
-    assert_eq!(after.added_since(&before, &own), Vec::<String>::new());
+    assert_eq!(after.grown_since(&before, &own), Vec::<String>::new());
     assert_eq!(server.finish(), Vec::<String>::new());
 }
 
@@ -92,9 +92,9 @@ fn leaks_planted_ones_are_seen() {
     let prefix = format!("planted{}", std::process::id() % 1000);
     let dir = tempfile::tempdir().expect("a folder");
     let before = HostState::read(&prefix, &[dir.path()]);
-    let link = format!("{}l", &prefix[..10.min(prefix.len())]);
+    let link = format!("pl{}l", std::process::id() % 1000);
     let ip = |args: &[&str]| assert!(Command::new("ip").args(args).status().expect("ip runs").success(), "{args:?}");
-    ip(&["link", "add", &link, "type", "dummy"]);
+    ip(&["link", "add", &link, "type", "veth", "peer", "name", &format!("{link}p")]);
     ip(&["netns", "add", &prefix]);
     std::fs::write(dir.path().join("left"), "over").expect("writes");
     let table = ["add", "table", "inet", prefix.as_str()];
