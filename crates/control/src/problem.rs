@@ -238,9 +238,21 @@ impl From<StoreError> for ApiError {
 
 /// What a node, or a guest through it, answered. Texts of the caller's own
 /// making go outward, cut and cleaned; the node's internal ones do not.
+/// The code and remedy that a node gives beside a status, where it does.
+fn told_beside(status: &tonic::Status) -> Option<(Code, String)> {
+    let text = |key| status.metadata().get(key).and_then(|v| v.to_str().ok());
+    let code: Code = serde_json::from_value(text("aether-code")?.into()).ok()?;
+    Some((code, clean(text("aether-remedy")?)))
+}
+
 impl From<tonic::Status> for ApiError {
     fn from(status: tonic::Status) -> Self {
         use tonic::Code as T;
+        if let Some((code, remedy)) = told_beside(&status)
+            && code != Code::InternalError
+        {
+            return Self::new(code, clean(status.message()), remedy);
+        }
         let said = clean(status.message());
         let told = |fallback: &str| if said.is_empty() { fallback.to_owned() } else { said.clone() };
         match status.code() {

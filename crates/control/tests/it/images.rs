@@ -12,6 +12,8 @@ async fn lines(request: reqwest::RequestBuilder) -> Vec<Value> {
 #[tokio::test]
 async fn pull_import_list_get_remove() {
     let server = start().await;
+    let internal = server.post("/v1/images", json!({ "reference": "internal:1" }));
+    assert_eq!(problem(internal, 403, "FORBIDDEN").await["remedy"], "images.allow_hosts opens it.");
     let steps = lines(server.post("/v1/images", json!({ "reference": "localhost:5000/team/python:3.11" }))).await;
     let last = steps.last().expect("steps");
     assert_eq!((last["phase"].as_str(), last["image"]["state"].as_str()), (Some("done"), Some("ready")));

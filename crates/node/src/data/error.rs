@@ -52,7 +52,13 @@ pub(super) fn image(e: ImageError) -> Status {
         Kind::ValidationError | Kind::BadRequest | Kind::PayloadTooLarge | Kind::Unauthorized => Code::InvalidArgument,
         _ => Code::Internal,
     };
-    Status::new(code, problem.detail)
+    let mut status = Status::new(code, problem.detail);
+    // gRPC's codes are too few to tell these apart, and it has no remedies.
+    if let (Ok(code), Ok(remedy)) = (problem.code.as_str().parse(), problem.remedy.parse()) {
+        status.metadata_mut().insert("aether-code", code);
+        status.metadata_mut().insert("aether-remedy", remedy);
+    }
+    status
 }
 
 #[cfg(test)]
@@ -64,6 +70,10 @@ mod tests {
         let e = ImageError::Io { doing: "write /var/lib/x".into(), detail: "EIO".into() };
         let status = image(e);
         assert_eq!((status.code(), status.message().contains("/var")), (Code::Internal, false));
+        let status = image(ImageError::Refused("10.0.0.1 is an internal address".into()));
+        let told = |key| status.metadata().get(key).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        assert_eq!(told("aether-code"), "FORBIDDEN");
+        assert!(told("aether-remedy").contains("images.allow_hosts"));
         let status = channel(ChannelError::Remote { code: ErrorCode::NotFound, message: "no such file".into() });
         assert_eq!((status.code(), status.message()), (Code::NotFound, "no such file"));
         assert_eq!(image(ImageError::DiskFull("x".into())).code(), Code::ResourceExhausted);
