@@ -3,6 +3,7 @@
 
 mod agents;
 mod auth;
+mod docs;
 mod exec;
 mod files;
 mod harness;
