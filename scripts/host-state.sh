@@ -18,7 +18,6 @@ if [ "${1:-}" = --prefix ]; then prefix=$2; shift 2; fi
   for kind in net mnt pid ipc uts; do
     readlink /proc/[0-9]*/ns/$kind 2>/dev/null | sort -u | sed "s/^/namespace /"
   done
-  grep -o ' /[^ ]* - nsfs' /proc/self/mountinfo | sed 's/^/named-namespace/'
   ip -o link show | awk -F': ' '{print "link " $2}' | sed 's/@.*//'
   nft list ruleset 2>/dev/null | grep -E '^(table|	chain|	set)' | sed 's/^/rule /'
   ip -o rule show 2>/dev/null | sed 's/^/ip-rule /'

@@ -1,7 +1,7 @@
 """Prints each ADDRESS:PORT of its arguments that answers, with how."""
 import socket
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import threading
 
 
 def probe(target):
@@ -21,7 +21,13 @@ def probe(target):
     return found
 
 
-with ThreadPoolExecutor(32) as pool:
-    for found in pool.map(probe, sys.argv[1:]):
-        for line in found:
-            print(line)
+def report(target):
+    for line in probe(target):
+        print(line, flush=True)
+
+
+threads = [threading.Thread(target=report, args=(target,)) for target in sys.argv[1:]]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()

@@ -35,7 +35,7 @@ impl TestHosts {
         let server = Command::new("ip")
             .args(["netns", "exec", &name, "python3"])
             .arg(script)
-            .args(["0.0.0.0", "8000"])
+            .args(["0.0.0.0", "18473"])
             .spawn()
             .expect("the answering server starts");
         Self { name, server }
@@ -62,7 +62,7 @@ fn probe_script() -> String {
 fn a_guest_reaches_the_permitted_server_and_nothing_it_must_not() {
     let hosts = TestHosts::start();
     let host_probe = |address: &str| {
-        let args = ["-c", &probe_script(), &format!("{address}:8000")];
+        let args = ["-c", &probe_script(), &format!("{address}:18473")];
         let out = Command::new("python3").args(args).output().expect("python runs");
         String::from_utf8_lossy(&out.stdout).into_owned()
     };
@@ -87,10 +87,10 @@ fn a_guest_reaches_the_permitted_server_and_nothing_it_must_not() {
     // Sandbox two listens on every address; the host listens on all of its own.
     let listen = std::fs::read_to_string(repo().join("tests/e2e/answer.py")).expect("reads");
     let mut listener = cli
-        .command(&["agent", "exec", "two", "--", "python3", "-c", &listen, "0.0.0.0", "8000"])
+        .command(&["agent", "exec", "two", "--", "python3", "-c", &listen, "0.0.0.0", "18473"])
         .spawn()
         .expect("starts");
-    let mut host_listener = Command::new("python3").args(["-c", &listen, "0.0.0.0", "8000"]).spawn().expect("starts");
+    let mut host_listener = Command::new("python3").args(["-c", &listen, "0.0.0.0", "18473"]).spawn().expect("starts");
 
     let addresses = Command::new("sh")
         .args(["-c", "ip -o -4 addr show | awk '{print $4}' | cut -d/ -f1"])
@@ -123,7 +123,7 @@ fn a_guest_reaches_the_permitted_server_and_nothing_it_must_not() {
     let probe = |agent: &str, list: &[String]| {
         let script = probe_script();
         let mut args = vec!["agent", "exec", agent, "--timeout", "120s", "--", "python3", "-c", &script];
-        let list: Vec<String> = list.iter().map(|a| format!("{a}:8000")).collect();
+        let list: Vec<String> = list.iter().map(|a| format!("{a}:18473")).collect();
         args.extend(list.iter().map(String::as_str));
         cli.ok(&args)
     };

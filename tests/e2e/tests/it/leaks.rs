@@ -47,7 +47,7 @@ fn leaks_rounds_leave_the_host_as_it_was() {
     let after = idle(&server);
     let own = [server.prefix.as_str(), &server.dir.path().to_string_lossy()];
     assert_eq!(after.grown_since(&before, &own), Vec::<String>::new());
-    for kind in ["process", "cgroup", "link", "named-namespace", "mount"] {
+    for kind in ["process", "cgroup", "link", "namespace", "mount"] {
         println!("{kind}: {} before, {} after", before.count(kind), after.count(kind));
     }
     let grown = disk_used(&server).saturating_sub(disk);
@@ -110,7 +110,7 @@ fn leaks_planted_ones_are_seen() {
     let _ = Command::new("nft").args(["delete", "table", "inet", prefix.as_str()]).status();
     let _ = std::fs::remove_dir(cgroup);
     let added = after.all_added_since(&before).join("\n");
-    for kind in ["link ", "named-namespace", "file ", "rule table", "cgroup "] {
+    for kind in ["link ", "mount ", "file ", "rule table", "cgroup "] {
         assert!(added.contains(kind), "{kind} is missing in {added}");
     }
 }
