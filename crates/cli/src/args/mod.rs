@@ -136,6 +136,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 #[value(rename_all = "lower")]
+#[allow(clippy::enum_variant_names, reason = "PowerShell is its name")]
 pub(crate) enum Shell {
     Bash,
     Zsh,

@@ -132,7 +132,7 @@ pub(super) async fn stats(context: &Context, agents: &[String]) -> Result<u8, Cl
         rows.push((agent, stats));
     }
     if let [(agent, stats)] = rows.as_slice() {
-        context.printer.one(stats, agent, |s| stats_fields(s))?;
+        context.printer.one(stats, agent, stats_fields)?;
         return Ok(0);
     }
     if context.printer.format != crate::args::OutputFormat::Table {
