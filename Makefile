@@ -70,13 +70,6 @@ leaks: test-deps guest ## the long leak proof: 200 rounds and 50 at once (about 
 	AETHER_BIN=$(abspath $(TARGET))/debug/aether AETHER_DEMO=$(DEMO) AETHER_ROUNDS=200 AETHER_BURST=50 \
 	  cargo test -p aether-e2e -- --test-threads=1 --nocapture leaks
 
-.PHONY: bench
-bench: release ## benchmarks, as ratios: results/bench.json
-	@scripts/deps.sh build run test
-	scripts/demo-image.sh $(DEMO)
-	AETHER_BIN=$(abspath $(TARGET))/release/aether AETHER_DEMO=$(DEMO) \
-	  cargo run --release -p aether-bench
-
 .PHONY: openapi
 openapi: ## renew docs/openapi.json from the routes
 	UPDATE_OPENAPI=1 cargo test -p aether-control openapi
