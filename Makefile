@@ -16,8 +16,12 @@ help: ## this list
 deps: ## install what building and running need
 	@scripts/deps.sh build run
 
+.PHONY: build-deps
+build-deps:
+	@scripts/deps.sh build
+
 .PHONY: guest
-guest: ## the static first process of a sandbox
+guest: build-deps ## the static first process of a sandbox
 	@cargo build -q -p aether-guest --profile guest --target $(HOST_TRIPLE) \
 	  --config 'target.$(HOST_TRIPLE).rustflags=["-C","target-feature=+crt-static"]'
 	@size=$$(stat -c %s $(GUEST)); echo "guest: $$size bytes"; [ $$size -lt 4194304 ]
@@ -41,7 +45,7 @@ fmt: ## format
 	cargo fmt --all
 
 .PHONY: lint
-lint: ## formatting and lints, as CI runs them
+lint: guest ## formatting and lints, as CI runs them
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -q -- -D warnings
 

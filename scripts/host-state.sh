@@ -9,7 +9,8 @@ if [ "${1:-}" = --prefix ]; then prefix=$2; shift 2; fi
 {
   for stat in /proc/[0-9]*/stat; do
     pid=${stat#/proc/}; pid=${pid%/stat}
-    cmd=$(tr '\0' ' ' < "/proc/$pid/cmdline" 2>/dev/null) || continue
+    # The process may have ended since.
+    cmd=$({ tr '\0' ' ' < "/proc/$pid/cmdline"; } 2>/dev/null) || continue
     case "$cmd" in
       *qemu-system-*|*sqfstar*|*" jail "*|*" convert "*|*mke2fs*|*qemu-img*) echo "process ${cmd%% *} pid=$pid" ;;
     esac

@@ -178,13 +178,17 @@ fn with_remedy_for_auth(mut problem: Problem) -> Problem {
 fn with_name(mut problem: Problem, path: &str) -> Problem {
     let path = path.split('?').next().unwrap_or(path);
     let agent = path.strip_prefix("/v1/agents/").map(|rest| rest.split('/').next().unwrap_or(rest));
-    let named = match problem.detail.as_str() {
-        "There is no such agent." => agent,
-        "There is no such image." => path.strip_prefix("/v1/images/"),
-        _ => None,
+    let (named, remedy) = match problem.detail.as_str() {
+        "There is no such agent." => (agent, "`aether agent list` shows what there is."),
+        "There is no such image." => (
+            path.strip_prefix("/v1/images/"),
+            "`aether image list` shows what there is; `aether image pull` and `aether image import` bring more.",
+        ),
+        _ => return problem,
     };
     if let Some(name) = named.filter(|name| !name.is_empty()) {
         problem.detail = format!("{}: {}", problem.detail.trim_end_matches('.'), decode(name));
+        remedy.clone_into(&mut problem.remedy);
     }
     problem
 }
