@@ -127,6 +127,9 @@ async fn serve(config: &Config, args: &ServerArgs) -> Result<(), CliError> {
 
     let mut failure = None;
     tokio::select! {
+        // In this order: an API that has already drained when this is polled
+        // ended because it was told to.
+        biased;
         () = shutdown.cancelled() => {}
         ended = &mut api => failure = Some(ended_early("API", flat(ended))),
         Some(ended) = tasks.join_next() => failure = Some(ended_early("node", flat(ended))),
