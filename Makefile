@@ -55,7 +55,7 @@ test-deps:
 
 .PHONY: unit
 unit: test-deps guest ## unit, property and service tests, crate by crate
-	cargo test --workspace --exclude aether-e2e
+	cargo test --workspace --exclude aether-e2e --no-fail-fast
 
 .PHONY: e2e
 e2e: test-deps guest ## end to end, in real microVMs, against the built binary
