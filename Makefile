@@ -35,10 +35,10 @@ release: deps guest ## the one binary, for use: target/release/aether
 	cargo build --release -p aether
 
 .PHONY: demo
-demo: release ## the tour in a real microVM, timed, and nothing left behind
+demo: build ## the tour in a real microVM, timed, and nothing left behind
 	@scripts/deps.sh build run test
 	@scripts/demo-image.sh $(DEMO)
-	@AETHER=$(abspath $(TARGET))/release/aether DEMO=$(DEMO) scripts/demo.sh
+	@AETHER=$(abspath $(TARGET))/debug/aether DEMO=$(DEMO) scripts/demo.sh
 
 .PHONY: fmt
 fmt: ## format
