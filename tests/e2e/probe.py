@@ -1,4 +1,7 @@
-"""Prints each ADDRESS:PORT of its arguments that answers, with how."""
+"""Prints each ADDRESS:PORT of its arguments that answers, with how.
+
+IPv6 addresses without brackets: the last part is the port.
+"""
 import socket
 import sys
 import threading
@@ -8,7 +11,8 @@ def probe(target):
     host, port = target.rsplit(":", 1)
     found = []
     for protocol, kind in (("tcp", socket.SOCK_STREAM), ("udp", socket.SOCK_DGRAM)):
-        with socket.socket(socket.AF_INET, kind) as s:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, kind) as s:
             s.settimeout(4)
             try:
                 s.connect((host, int(port)))

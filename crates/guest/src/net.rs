@@ -2,6 +2,10 @@
 //! The address never changes while the sandbox lives, so nothing listens.
 #![allow(unsafe_code, reason = "network ioctls; each block has a SAFETY note")]
 
+mod ipv6;
+
+pub use ipv6::Config6;
+
 use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use std::io;
@@ -17,6 +21,8 @@ pub struct Config {
     pub gateway: Option<Ipv4Addr>,
     /// 0: leave.
     pub mtu: u32,
+    /// None: the interface has no IPv6 at all.
+    pub ipv6: Option<Config6>,
 }
 
 /// How long the interface may take to appear.
@@ -25,8 +31,8 @@ const APPEARS: Duration = Duration::from_secs(5);
 struct Socket(OwnedFd);
 
 impl Socket {
-    fn new() -> io::Result<Self> {
-        Ok(Self(socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?))
+    fn new(family: AddressFamily) -> io::Result<Self> {
+        Ok(Self(socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?))
     }
 
     fn interface(&self, request: libc::c_ulong, ifreq: &mut libc::ifreq) -> io::Result<()> {
@@ -57,6 +63,13 @@ fn named(name: &str) -> io::Result<libc::ifreq> {
     Ok(request)
 }
 
+fn index(socket: &Socket, name: &str) -> io::Result<i32> {
+    let mut request = named(name)?;
+    socket.interface(libc::SIOCGIFINDEX, &mut request)?;
+    // SAFETY: SIOCGIFINDEX has written this member.
+    Ok(unsafe { request.ifr_ifru.ifru_ifindex })
+}
+
 fn address(ip: Ipv4Addr) -> libc::sockaddr {
     let inet = libc::sockaddr_in {
         sin_family: libc::AF_INET as libc::sa_family_t,
@@ -77,20 +90,20 @@ pub fn netmask(prefix_len: u32) -> Option<Ipv4Addr> {
 }
 
 pub fn loopback_up() -> io::Result<()> {
-    Socket::new()?.flags("lo", libc::IFF_UP | libc::IFF_RUNNING, 0)
+    Socket::new(AddressFamily::Inet)?.flags("lo", libc::IFF_UP | libc::IFF_RUNNING, 0)
 }
 
 /// From nothing or from an older configuration: taking the interface down
 /// drops its routes and its neighbours.
 pub fn configure(config: &Config) -> io::Result<()> {
-    let socket = Socket::new()?;
+    let socket = Socket::new(AddressFamily::Inet)?;
     let name = config.interface.as_str();
-    let path = format!("/sys/class/net/{name}");
-    crate::boot::wait_for(APPEARS, || std::path::Path::new(&path).exists().then_some(()))
+    crate::boot::wait_for(APPEARS, || index(&socket, name).ok())
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no interface {name}")))?;
     let mask = netmask(config.prefix_len)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "prefix_len is above 32"))?;
     socket.flags(name, 0, libc::IFF_UP)?;
+    ipv6::prepare(name, config.ipv6.is_some())?;
     if config.mtu != 0 {
         let mut request = named(name)?;
         request.ifr_ifru.ifru_mtu = i32::try_from(config.mtu).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -103,10 +116,10 @@ pub fn configure(config: &Config) -> io::Result<()> {
     request.ifr_ifru.ifru_netmask = address(mask);
     socket.interface(libc::SIOCSIFNETMASK, &mut request)?;
     socket.flags(name, libc::IFF_UP | libc::IFF_RUNNING, 0)?;
-    match config.gateway {
-        Some(gateway) => default_route(&socket, gateway),
-        None => Ok(()),
+    if let Some(gateway) = config.gateway {
+        default_route(&socket, gateway)?;
     }
+    config.ipv6.as_ref().map_or(Ok(()), |ipv6| ipv6::configure(name, ipv6))
 }
 
 fn default_route(socket: &Socket, gateway: Ipv4Addr) -> io::Result<()> {
@@ -124,7 +137,7 @@ fn default_route(socket: &Socket, gateway: Ipv4Addr) -> io::Result<()> {
 /// Forgets the gateway's hardware address: after a restore it is another
 /// machine's under the same number.
 pub fn forget_neighbour(interface: &str, gateway: Ipv4Addr) -> io::Result<()> {
-    let socket = Socket::new()?;
+    let socket = Socket::new(AddressFamily::Inet)?;
     // SAFETY: arpreq is plain data; all zero is a valid value.
     let mut request: libc::arpreq = unsafe { std::mem::zeroed() };
     request.arp_pa = address(gateway);
@@ -150,6 +163,54 @@ mod tests {
         assert_eq!(netmask(32), Some(Ipv4Addr::BROADCAST));
         assert_eq!(netmask(0), Some(Ipv4Addr::UNSPECIFIED));
         assert_eq!(netmask(33), None);
+    }
+
+    fn ip(line: &str) -> String {
+        let out = std::process::Command::new("ip").args(line.split_whitespace()).output().expect("ip runs");
+        assert!(out.status.success(), "ip {line}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    }
+
+    /// In a network namespace of its own: needs root, as the guest itself.
+    #[test]
+    fn addresses_and_routes_are_set_and_ipv6_is_off_unless_given() {
+        let work = || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+                .expect("a namespace: tests of the network need root");
+            ip("link add eth0 type veth peer name far");
+            ip("link set far up");
+            let mut config = Config {
+                interface: "eth0".into(),
+                address: Ipv4Addr::new(10, 200, 0, 2),
+                prefix_len: 30,
+                gateway: Some(Ipv4Addr::new(10, 200, 0, 1)),
+                mtu: 1400,
+                ipv6: None,
+            };
+            configure(&config).expect("configured");
+            let shown = ip("addr show dev eth0");
+            assert!(shown.contains("10.200.0.2/30") && shown.contains("mtu 1400"), "{shown}");
+            assert!(!shown.contains("inet6"), "no IPv6, not even a link's own: {shown}");
+            assert!(ip("route").contains("default via 10.200.0.1 dev eth0"));
+
+            let gateway = Some("fdae::1".parse().expect("an address"));
+            let address = "fdae::2".parse().expect("an address");
+            config.ipv6 = Some(Config6 { address, prefix_len: 126, gateway });
+            for _ in 0..2 {
+                configure(&config).expect("configured, and again");
+            }
+            let shown = ip("-6 addr show dev eth0");
+            assert!(shown.contains("fdae::2/126") && !shown.contains("tentative"), "usable at once: {shown}");
+            assert_eq!(ip("-6 route show default").trim(), "default via fdae::1 dev eth0 metric 1024 pref medium");
+            assert!(ip("route").contains("default via 10.200.0.1 dev eth0"));
+
+            config.ipv6 = None;
+            configure(&config).expect("configured");
+            assert_eq!(ip("-6 addr show dev eth0"), "", "off again");
+            config.interface = "eth7".into();
+            assert_eq!(configure(&config).map_err(|error| error.kind()), Err(io::ErrorKind::NotFound));
+        };
+        std::thread::Builder::new().spawn(work).expect("a thread").join().expect("it holds");
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub struct Settings {
     /// `group.key: value`
     pub extra: Vec<(String, String)>,
     pub env: Vec<(String, String)>,
+    /// The network namespace that is the server's host; none: the machine's own.
+    pub netns: Option<String>,
 }
 
 impl Settings {
@@ -184,7 +186,16 @@ impl Server {
     /// Starts the server (again) on its folders and waits until it answers.
     pub fn launch(&mut self) {
         let log = File::options().create(true).append(true).open(self.path("server.log")).expect("a log file");
-        let child = Command::new(aether_bin())
+        let mut command = match &self.settings.netns {
+            // Not `ip netns exec`, which would also hide the control groups.
+            Some(name) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net=/run/netns/{name}")).arg(aether_bin());
+                command
+            }
+            None => Command::new(aether_bin()),
+        };
+        let child = command
             .args(["--config", &self.path("config.yaml").to_string_lossy(), "server"])
             .envs(self.settings.env.iter().cloned())
             .stdin(Stdio::null())

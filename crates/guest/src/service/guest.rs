@@ -6,7 +6,7 @@ use crate::process::exec::About;
 use crate::{Guest, Role, lock, main_process, net, shutdown, sys};
 use aether_proto::guest::aether::guest::v1::{self as wire, Guest as Rpc};
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -239,9 +239,68 @@ fn network_config(network: &wire::NetworkConfig) -> Result<net::Config, ConnectE
         prefix_len: network.prefix_len,
         gateway: gateway.map(|text| ip("gateway", text)).transpose()?,
         mtu: network.mtu,
+        ipv6: network.ipv6.as_option().map(network6).transpose()?,
+    })
+}
+
+fn network6(network: &wire::NetworkConfig6) -> Result<net::Config6, ConnectError> {
+    let ip = |name: &str, text: &str| {
+        text.parse::<Ipv6Addr>().map_err(|_| ConnectError::invalid_argument(format!("{name} is not an IPv6 address")))
+    };
+    if network.prefix_len > 128 {
+        return Err(ConnectError::invalid_argument("ipv6.prefix_len is above 128"));
+    }
+    let gateway = Some(network.gateway.as_str()).filter(|text| !text.is_empty());
+    Ok(net::Config6 {
+        address: ip("ipv6.address", &network.address)?,
+        prefix_len: network.prefix_len,
+        gateway: gateway.map(|text| ip("ipv6.gateway", text)).transpose()?,
     })
 }
 
 fn read_line(path: impl AsRef<Path>) -> String {
     std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_is_checked_before_it_is_used() {
+        let good = || wire::NetworkConfig {
+            interface: "eth0".into(),
+            address: "10.200.0.2".into(),
+            prefix_len: 30,
+            gateway: "10.200.0.1".into(),
+            ..Default::default()
+        };
+        let six = |address: &str, prefix_len: u32, gateway: &str| wire::NetworkConfig {
+            ipv6: Some(wire::NetworkConfig6 {
+                address: address.into(),
+                prefix_len,
+                gateway: gateway.into(),
+                ..Default::default()
+            })
+            .into(),
+            ..good()
+        };
+        assert_eq!(network_config(&good()).expect("good").ipv6, None);
+        let both = network_config(&six("fdae::2", 126, "fdae::1")).expect("good");
+        let (address, gateway) = ("fdae::2".parse().expect("one"), "fdae::1".parse().ok());
+        assert_eq!(both.ipv6, Some(net::Config6 { address, prefix_len: 126, gateway }));
+        assert_eq!(network_config(&six("fdae::2", 128, "")).expect("good").ipv6.and_then(|ipv6| ipv6.gateway), None);
+        let wrong = [
+            (six("10.0.0.1", 64, ""), "ipv6.address"),
+            (six("", 64, ""), "ipv6.address"),
+            (six("fdae::2", 129, ""), "ipv6.prefix_len"),
+            (six("fdae::2", 64, "x"), "ipv6.gateway"),
+            (wire::NetworkConfig { prefix_len: 33, ..good() }, "prefix_len"),
+            (wire::NetworkConfig { address: "::1".into(), ..good() }, "address"),
+        ];
+        for (config, names) in wrong {
+            let error = network_config(&config).expect_err(names);
+            assert!(error.to_string().contains(names), "{error}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use super::wish::{Env, Wish};
 use crate::channel::wire;
 use crate::engine::ChannelToken;
 use crate::images::ImageConfig;
-use crate::network::GuestNet;
+use crate::network::{GuestNet, GuestNet6};
 use aether_core::api::failure;
 use aether_core::spec::{AgentSpec, NetworkPolicy, ProcessRestart};
 use aether_core::{Clock, Rng};
@@ -58,6 +58,16 @@ fn network(net: &GuestNet) -> wire::NetworkConfig {
         gateway: net.gateway.to_string(),
         dns: net.dns.to_string(),
         mtu: net.mtu,
+        ipv6: net.ipv6.as_ref().map(network6).into(),
+        ..Default::default()
+    }
+}
+
+fn network6(net: &GuestNet6) -> wire::NetworkConfig6 {
+    wire::NetworkConfig6 {
+        address: net.address.to_string(),
+        prefix_len: u32::from(net.prefix_len),
+        gateway: net.gateway.to_string(),
         ..Default::default()
     }
 }
@@ -124,6 +134,28 @@ mod tests {
         spec = AgentSpec { run_image_command: true, ..AgentSpec::for_image("x") };
         let none = main_process(&spec, &ImageConfig::default()).expect_err("nothing to run");
         assert_eq!(none.code, failure::COMMAND_NOT_STARTED);
+    }
+
+    #[test]
+    fn ipv6_is_told_where_the_slot_has_it() {
+        let mut net = GuestNet {
+            address: [10, 200, 0, 2].into(),
+            prefix_len: 30,
+            gateway: [10, 200, 0, 1].into(),
+            dns: [10, 200, 0, 1].into(),
+            mac: [2, 0, 0, 0, 0, 2],
+            mtu: 1500,
+            ipv6: None,
+        };
+        assert!(network(&net).ipv6.as_option().is_none(), "none without a prefix");
+        net.ipv6 = Some(GuestNet6 {
+            address: "fdae::2".parse().expect("an address"),
+            prefix_len: 126,
+            gateway: "fdae::1".parse().expect("an address"),
+        });
+        let told = network(&net);
+        let told = told.ipv6.as_option().expect("told");
+        assert_eq!((told.address.as_str(), told.prefix_len, told.gateway.as_str()), ("fdae::2", 126, "fdae::1"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod api;
 mod crash;
 mod faults;
+mod ipv6;
 mod isolation;
 mod leaks;
 mod terminal;
