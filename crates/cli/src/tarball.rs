@@ -178,9 +178,12 @@ mod tests {
             ("./sub/", tar::EntryType::Directory, ""),
             ("./sub/a", tar::EntryType::Regular, "hello"),
             ("./link", tar::EntryType::Symlink, "sub/a"),
+            ("./python", tar::EntryType::Symlink, "/usr/bin/python3"),
         ]);
         unpack_from(&bytes[..], dir.path()).expect("unpacks");
         assert_eq!(std::fs::read_to_string(dir.path().join("link")).expect("reads"), "hello");
+        let target = std::fs::read_link(dir.path().join("python")).expect("a link");
+        assert_eq!(target, Path::new("/usr/bin/python3"), "a target is data");
         let mode = std::fs::metadata(dir.path().join("sub/a")).expect("metadata").permissions().mode();
         assert_eq!(mode & 0o7000, 0);
     }
@@ -190,6 +193,7 @@ mod tests {
         for entries in [
             vec![("../evil", tar::EntryType::Regular, "x")],
             vec![("out", tar::EntryType::Symlink, ".."), ("out/evil", tar::EntryType::Regular, "x")],
+            vec![("out", tar::EntryType::Symlink, "/"), ("out/tmp/evil", tar::EntryType::Regular, "x")],
             vec![("a/../../evil", tar::EntryType::Regular, "x")],
         ] {
             let outer = tempfile::tempdir().expect("tempdir");

@@ -3,8 +3,9 @@
 //!
 //! Unpacking trusts nothing of the archive. Every name is resolved beneath the
 //! folder by the kernel (`openat2` with `RESOLVE_BENEATH`), so neither `..`,
-//! nor an absolute name, nor a link met on the way leads out; links that
-//! point out are refused themselves.
+//! nor an absolute name, nor a link met on the way leads out. A symbolic
+//! link's target is data: it is kept whatever it says, but no later entry
+//! goes through a link that the archive itself has placed.
 
 use super::Body;
 use super::access;
@@ -17,6 +18,7 @@ use hyper::body::Incoming;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{LinkatFlags, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
@@ -160,38 +162,57 @@ fn inside(name: &Path) -> io::Result<PathBuf> {
     Ok(clean)
 }
 
-/// Whether a link at `name` to `to` stays beneath the root, by its text.
-fn stays_inside(name: &Path, to: &Path) -> bool {
-    let mut depth = name.components().count().saturating_sub(1);
-    for part in to.components() {
-        match part {
-            Component::Normal(_) => depth += 1,
-            Component::CurDir => {}
-            Component::ParentDir if depth > 0 => depth -= 1,
-            _ => return false,
-        }
-    }
-    true
-}
-
 pub fn unpack(root: &Path, account: &Account, body: impl Read) -> io::Result<()> {
     let tree = Tree { root: File::open(root)?.into(), owners: account.uid == 0 && nix::unistd::geteuid().is_root() };
     let mut archive = tar::Archive::new(body);
     let mut folders: Vec<Finish> = Vec::new();
+    let mut links = Links::default();
     for (count, entry) in archive.entries()?.enumerate() {
         if count >= ENTRIES {
             return Err(io::Error::new(ErrorKind::InvalidInput, "the archive has too many entries"));
         }
         let mut entry = entry?;
         let name = inside(&entry.path()?)?;
-        let finish = tree.unpack_entry(&mut entry, &name)?;
-        folders.extend(finish);
+        links.check(&entry, &name)?;
+        folders.extend(tree.unpack_entry(&mut entry, &name)?);
+        links.placed(entry.header().entry_type(), name);
     }
     for folder in folders.iter().rev() {
         tree.finish(folder)?;
     }
     // What follows the end of the archive is read, or the sender would wait.
     io::copy(&mut archive.into_inner(), &mut io::sink()).map(drop)
+}
+
+/// The symbolic links that this archive has placed.
+#[derive(Default)]
+struct Links(BTreeSet<PathBuf>);
+
+impl Links {
+    /// Refuses an entry that would be placed, or linked, through one of them.
+    fn check<R: Read>(&self, entry: &tar::Entry<'_, R>, name: &Path) -> io::Result<()> {
+        let through = |path: &Path, skipped: usize| path.ancestors().skip(skipped).any(|above| self.0.contains(above));
+        // A folder is entered by its own name too: a link in its place would be followed.
+        let itself = entry.header().entry_type() == EntryType::Directory;
+        if through(name, usize::from(!itself)) {
+            return Err(refused(name, "a link of the archive is on the way"));
+        }
+        if entry.header().entry_type() == EntryType::Link
+            && let Some(to) = entry.link_name()?
+            && through(&inside(&to)?, 1)
+        {
+            return Err(refused(name, "a link of the archive is on the way to its target"));
+        }
+        Ok(())
+    }
+
+    fn placed(&mut self, kind: EntryType, name: PathBuf) {
+        match kind {
+            // A hard link may be one to a symbolic link; nothing else is ever below it.
+            EntryType::Symlink | EntryType::Link => self.0.insert(name),
+            _ => self.0.remove(&name),
+        };
+    }
 }
 
 struct Tree {
@@ -293,9 +314,6 @@ impl Tree {
 
     fn symlink<R: Read>(&self, entry: &tar::Entry<'_, R>, name: &Path, owner: (u32, u32)) -> io::Result<()> {
         let to = entry.link_name()?.ok_or_else(|| refused(name, "a link without a target"))?;
-        if !stays_inside(name, &to) {
-            return Err(refused(name, "the link leads out"));
-        }
         let (parent, last) = self.place(name)?;
         Self::clear(&parent, &last)?;
         symlinkat(to.as_ref(), &parent, &last)?;

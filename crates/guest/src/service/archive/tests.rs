@@ -31,6 +31,7 @@ fn account() -> Account {
 
 const FILE: EntryType = EntryType::Regular;
 const LINK: EntryType = EntryType::Symlink;
+const FOLDER: EntryType = EntryType::Directory;
 
 #[test]
 fn out_and_in_again() {
@@ -41,6 +42,8 @@ fn out_and_in_again() {
     fs::set_permissions(top.join("a/b/file"), fs::Permissions::from_mode(0o750)).expect("chmod");
     fs::set_permissions(top.join("a/b"), fs::Permissions::from_mode(0o555)).expect("chmod");
     std::os::unix::fs::symlink("b/file", top.join("a/link")).expect("symlink");
+    std::os::unix::fs::symlink("/usr/bin/python3", top.join("a/python")).expect("symlink");
+    std::os::unix::fs::symlink("../../../up", top.join("a/up")).expect("symlink");
     fs::write(top.join("x".repeat(180)), b"long").expect("write");
     let (sender, mut receiver) = mpsc::channel(1024);
     pack(&top, &sender).expect("packed");
@@ -53,6 +56,9 @@ fn out_and_in_again() {
     unpack(to.path(), &account(), &bytes[..]).expect("unpacked");
     let copy = to.path().join("top");
     assert_eq!(fs::read(copy.join("a/link")).expect("through the link"), b"hello");
+    for (link, target) in [("a/python", "/usr/bin/python3"), ("a/up", "../../../up")] {
+        assert_eq!(fs::read_link(copy.join(link)).expect("a link"), Path::new(target));
+    }
     assert_eq!(fs::metadata(copy.join("a/b/file")).expect("stat").mode() & 0o7777, 0o750);
     assert_eq!(fs::metadata(copy.join("a/b")).expect("stat").mode() & 0o7777, 0o555);
     assert_eq!(fs::read(copy.join("x".repeat(180))).expect("long name"), b"long");
@@ -71,13 +77,19 @@ fn nothing_leads_out() {
         ("absolute name", archive(&[(FILE, &absolute, "", b"evil")])),
         ("dot dot", archive(&[(FILE, "a/../../evil", "", b"evil")])),
         ("absolute link", archive(&[(LINK, "l", &out, b""), (FILE, "l/secret", "", b"evil")])),
-        ("relative link", archive(&[(LINK, "l", "../..", b"")])),
-        ("deep relative link", archive(&[(LINK, "a/l", "b/../../..", b"")])),
+        ("relative link", archive(&[(LINK, "l", "../..", b""), (FILE, "l/evil", "", b"evil")])),
+        ("folder at a link", archive(&[(LINK, "l", &out, b""), (FOLDER, "l", "", b""), (FILE, "l/secret", "", b"")])),
+        ("hard link through a link", archive(&[(LINK, "l", &out, b""), (EntryType::Link, "h", "l/secret", b"")])),
+        (
+            "link of a link",
+            archive(&[(LINK, "l", &out, b""), (EntryType::Link, "h", "l", b""), (FILE, "h/x", "", b"")]),
+        ),
         ("hard link out", archive(&[(EntryType::Link, "h", &absolute, b"")])),
         ("hard link up", archive(&[(EntryType::Link, "h", "../secret", b"")])),
         ("device", archive(&[(EntryType::Char, "null", "", b"")])),
         ("fifo", archive(&[(EntryType::Fifo, "fifo", "", b"")])),
         ("a link that was there", archive(&[(FILE, &below, "", b"evil")])),
+        ("a hard link to what a link that was there leads to", archive(&[(EntryType::Link, "h", &below, b"")])),
     ];
     for (what, bytes) in cases {
         let root = tempfile::tempdir().expect("a temporary folder");
@@ -100,17 +112,26 @@ fn a_link_in_the_way_is_replaced_not_followed() {
 }
 
 #[test]
-fn links_that_stay_are_kept() {
+fn links_that_were_there_are_followed_inside_and_the_archives_own_never() {
     let root = tempfile::tempdir().expect("a temporary folder");
+    fs::create_dir_all(root.path().join("usr/lib")).expect("mkdir");
+    std::os::unix::fs::symlink("usr/lib", root.path().join("lib")).expect("symlink");
     let bytes = archive(&[
-        (FILE, "a/b/file", "", b"x"),
+        (FILE, "lib/file", "", b"x"),
+        (EntryType::Link, "hard", "lib/file", b""),
+        (LINK, "a/l", "b", b""),
+        (FILE, "a/l", "", b"no link any more"),
+        (FILE, "a/b/file", "", b"y"),
         (LINK, "a/up", "../a/b", b""),
-        (FILE, "a/up/second", "", b"y"),
-        (EntryType::Link, "hard", "a/b/file", b""),
     ]);
     unpack(root.path(), &account(), &bytes[..]).expect("unpacked");
-    assert_eq!(fs::read(root.path().join("a/b/second")).expect("read"), b"y");
+    assert_eq!(fs::read(root.path().join("usr/lib/file")).expect("read"), b"x");
     assert_eq!(fs::metadata(root.path().join("hard")).expect("stat").nlink(), 2);
+    assert_eq!(fs::read(root.path().join("a/up/file")).expect("read"), b"y");
+    let bytes = archive(&[(LINK, "a/in", "b", b""), (FILE, "a/in/second", "", b"z")]);
+    let error = unpack(root.path(), &account(), &bytes[..]).expect_err("through its own link");
+    assert_eq!(error.to_string(), "a/in/second: a link of the archive is on the way");
+    assert!(!root.path().join("a/b/second").exists());
 }
 
 #[test]
@@ -129,7 +150,7 @@ proptest! {
         let root = parent.path().join("root");
         fs::create_dir(&root).expect("mkdir");
         fs::write(parent.path().join("a"), b"witness").expect("write");
-        let kinds = [FILE, LINK, EntryType::Link, EntryType::Directory];
+        let kinds = [FILE, LINK, EntryType::Link, FOLDER];
         for (kind, name, link) in &entries {
             let bytes = archive(&[(kinds[*kind], name, link, b"")]);
             let _ = unpack(&root, &account(), &bytes[..]);
