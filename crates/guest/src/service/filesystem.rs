@@ -85,7 +85,7 @@ impl Rpc for Service {
             if let Some(parent) = destination.parent() {
                 fs::create_dir_all(parent)?;
             }
-            fs::rename(source, &destination)?;
+            super::transfer::rename(source, &destination)?;
             describe(&destination)
         })
         .await?;

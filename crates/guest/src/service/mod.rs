@@ -16,6 +16,7 @@ mod names;
 pub mod process;
 pub mod quiesce;
 mod stats;
+pub mod transfer;
 
 use crate::Guest;
 use crate::lane::Lane;
