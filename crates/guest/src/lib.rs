@@ -28,6 +28,7 @@ pub mod server;
 pub mod service;
 pub mod shutdown;
 pub mod sys;
+pub mod watch;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -53,6 +54,7 @@ pub struct Guest {
     pub main: main_process::Supervisor,
     pub oom: oom::OomWatch,
     pub frozen: service::quiesce::Freezer,
+    pub watchers: service::watching::Watchers,
     /// Where processes and their pipes live: the data lane's runtime.
     pub work: tokio::runtime::Handle,
 }
@@ -70,6 +72,7 @@ impl Guest {
             main: main_process::Supervisor::default(),
             oom: oom::OomWatch::default(),
             frozen: service::quiesce::Freezer::default(),
+            watchers: service::watching::Watchers::default(),
             events,
             work,
         })

@@ -1,7 +1,9 @@
-//! E2B's `filesystem.Filesystem`. Watchers are not served yet.
+//! E2B's `filesystem.Filesystem`.
 
 use super::access;
+use super::watching::{self, Asked};
 use crate::process::users::{Account, group_name, user_name};
+use crate::watch::Options;
 use crate::{Guest, lock};
 use aether_proto::guest::filesystem::{self as wire, Filesystem as Rpc};
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
@@ -22,7 +24,7 @@ const METADATA: &str = "user.e2b.";
 const METADATA_LIMIT: usize = 4096;
 
 /// What a failure is called, path included.
-fn failed(path: &Path, error: &io::Error) -> ConnectError {
+pub(super) fn failed(path: &Path, error: &io::Error) -> ConnectError {
     super::io_error(&path.display().to_string(), error)
 }
 
@@ -124,34 +126,44 @@ impl Rpc for Service {
 
     async fn watch_dir(
         &self,
-        _context: RequestContext,
-        _request: ServiceRequest<'_, wire::WatchDirRequest>,
+        context: RequestContext,
+        request: ServiceRequest<'_, wire::WatchDirRequest>,
     ) -> ServiceResult<ServiceStream<wire::WatchDirResponse>> {
-        Err(ConnectError::unimplemented("watching is not served yet"))
+        let options = Options { recursive: request.recursive, include_entry: request.include_entry };
+        let (account, path) = self.place(&context, request.path)?;
+        let asked = Asked { account, path, options, network_mounts: request.allow_network_mounts };
+        let every = super::process::keep_alive(&context);
+        Response::stream_ok(watching::stream(&self.0.watchers, asked, every).await?)
     }
 
     async fn create_watcher(
         &self,
-        _context: RequestContext,
-        _request: ServiceRequest<'_, wire::CreateWatcherRequest>,
+        context: RequestContext,
+        request: ServiceRequest<'_, wire::CreateWatcherRequest>,
     ) -> ServiceResult<wire::CreateWatcherResponse> {
-        Err(ConnectError::unimplemented("watching is not served yet"))
+        let options = Options { recursive: request.recursive, include_entry: request.include_entry };
+        let (account, path) = self.place(&context, request.path)?;
+        let asked = Asked { account, path, options, network_mounts: request.allow_network_mounts };
+        let watcher_id = self.0.watchers.create(&self.0, asked).await?;
+        Response::ok(wire::CreateWatcherResponse { watcher_id, ..Default::default() })
     }
 
     async fn get_watcher_events(
         &self,
         _context: RequestContext,
-        _request: ServiceRequest<'_, wire::GetWatcherEventsRequest>,
+        request: ServiceRequest<'_, wire::GetWatcherEventsRequest>,
     ) -> ServiceResult<wire::GetWatcherEventsResponse> {
-        Err(ConnectError::unimplemented("watching is not served yet"))
+        let events = self.0.watchers.events(request.watcher_id)?;
+        Response::ok(wire::GetWatcherEventsResponse { events, ..Default::default() })
     }
 
     async fn remove_watcher(
         &self,
         _context: RequestContext,
-        _request: ServiceRequest<'_, wire::RemoveWatcherRequest>,
+        request: ServiceRequest<'_, wire::RemoveWatcherRequest>,
     ) -> ServiceResult<wire::RemoveWatcherResponse> {
-        Err(ConnectError::unimplemented("watching is not served yet"))
+        self.0.watchers.remove(request.watcher_id)?;
+        Response::ok(wire::RemoveWatcherResponse::default())
     }
 }
 
@@ -205,7 +217,7 @@ fn list(folder: &Path, depth: u32, entries: &mut Vec<wire::EntryInfo>) -> io::Re
     Ok(())
 }
 
-fn describe(path: &Path) -> io::Result<wire::EntryInfo> {
+pub(crate) fn describe(path: &Path) -> io::Result<wire::EntryInfo> {
     let metadata = fs::symlink_metadata(path)?;
     let root = Path::new("/");
     let link = metadata.is_symlink();

@@ -17,6 +17,7 @@ pub mod process;
 pub mod quiesce;
 mod stats;
 pub mod transfer;
+pub mod watching;
 
 use crate::Guest;
 use crate::lane::Lane;

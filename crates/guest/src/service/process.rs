@@ -155,7 +155,7 @@ fn go_signal(number: i32) -> String {
     name.to_owned()
 }
 
-fn keep_alive(context: &RequestContext) -> Duration {
+pub(super) fn keep_alive(context: &RequestContext) -> Duration {
     let asked = context.header("keepalive-ping-interval").and_then(|value| value.to_str().ok()?.parse().ok());
     asked.filter(|seconds| (1..=3600).contains(seconds)).map_or(KEEP_ALIVE, Duration::from_secs)
 }

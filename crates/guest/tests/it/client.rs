@@ -90,7 +90,46 @@ async fn call(mut sender: Sender, method: &str, message: Value) -> Result<Value,
     tokio::time::timeout(LIMIT, exchange).await.expect("in time")
 }
 
+/// A stream's messages, one by one; the last is the end's.
+pub(crate) struct Stream {
+    body: hyper::body::Incoming,
+    held: Vec<u8>,
+}
+
+impl Stream {
+    pub(crate) async fn next(&mut self) -> Option<Value> {
+        let read = async {
+            loop {
+                if let Some(length) = self.held.get(1..5) {
+                    let end = 5 + u32::from_be_bytes(length.try_into().expect("four")) as usize;
+                    if self.held.len() >= end {
+                        let message = self.held.drain(..end).skip(5).collect::<Vec<u8>>();
+                        return Some(serde_json::from_slice(&message).expect("JSON"));
+                    }
+                }
+                let frame = self.body.frame().await?.expect("a frame");
+                self.held.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+            }
+        };
+        tokio::time::timeout(LIMIT, read).await.expect("in time")
+    }
+}
+
 impl Connected {
+    /// Opens a server's stream that shows a sign of life each `every` seconds.
+    pub(crate) async fn stream(&self, method: &str, message: Value, every: u32) -> Stream {
+        let message = message.to_string();
+        let length = u32::try_from(message.len()).expect("short");
+        let body = [&[0], &length.to_be_bytes()[..], message.as_bytes()].concat();
+        let request = http::Request::post(format!("http://guest/{method}"))
+            .header("content-type", "application/connect+json")
+            .header("keepalive-ping-interval", every)
+            .body(Full::from(body))
+            .expect("a request");
+        let answer = tokio::time::timeout(LIMIT, self.data.clone().send_request(request)).await.expect("in time");
+        Stream { body: answer.expect("an answer").into_body(), held: Vec::new() }
+    }
+
     pub(crate) async fn identify(&self) {
         use base64::Engine as _;
         let entropy = base64::engine::general_purpose::STANDARD.encode([3; 32]);

@@ -71,6 +71,77 @@ async fn e2bs_process_service_shows_the_same_table() {
     let unknown = json!({ "process": { "pid": 999_999 }, "signal": "SIGNAL_SIGKILL" });
     let error = guest.data("process.Process/SendSignal", unknown).await.expect_err("unknown");
     assert_eq!(error["code"], "not_found");
-    let watch = guest.data("filesystem.Filesystem/CreateWatcher", json!({ "path": "/tmp" })).await;
-    assert_eq!(watch.expect_err("not served")["code"], "unimplemented");
+}
+
+fn names(events: &serde_json::Value) -> Vec<(&str, &str)> {
+    let all = events.as_array().map(Vec::as_slice).unwrap_or_default();
+    all.iter()
+        .map(|event| (event["name"].as_str().unwrap_or_default(), event["type"].as_str().unwrap_or_default()))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_kept_watcher_tells_what_happened_since_it_was_asked() {
+    let guest = Running::start(&[]).await.connect().await;
+    guest.identify().await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let rpc = |method: &str, message| {
+        let method = format!("filesystem.Filesystem/{method}");
+        let guest = &guest;
+        async move { guest.data(&method, message).await }
+    };
+    let made = rpc("CreateWatcher", json!({ "path": dir.path(), "recursive": true, "includeEntry": true })).await;
+    let id = json!({ "watcherId": made.expect("made")["watcherId"] });
+    assert_eq!(rpc("GetWatcherEvents", id.clone()).await.expect("asked"), json!({}));
+    std::fs::create_dir(dir.path().join("sub")).expect("mkdir");
+    std::fs::write(dir.path().join("sub/file"), b"hello").expect("write");
+    let mut seen = Vec::new();
+    let all = async {
+        while seen.len() < 2 {
+            let answer = rpc("GetWatcherEvents", id.clone()).await.expect("asked");
+            seen.extend(answer["events"].as_array().cloned().unwrap_or_default());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(client::LIMIT, all).await.expect("they come");
+    let seen = serde_json::Value::from(seen);
+    assert_eq!(names(&seen)[..2], [("sub", "EVENT_TYPE_CREATE"), ("sub/file", "EVENT_TYPE_CREATE")], "{seen}");
+    assert_eq!((&seen[1]["entry"]["size"], &seen[1]["entry"]["type"]), (&json!("5"), &json!("FILE_TYPE_FILE")));
+    rpc("RemoveWatcher", id.clone()).await.expect("removed");
+    for method in ["GetWatcherEvents", "RemoveWatcher"] {
+        assert_eq!(rpc(method, id.clone()).await.expect_err("gone")["code"], "not_found");
+    }
+    let missing = rpc("CreateWatcher", json!({ "path": dir.path().join("none") })).await;
+    assert_eq!(missing.expect_err("missing")["code"], "not_found");
+    let file = rpc("CreateWatcher", json!({ "path": dir.path().join("sub/file") })).await;
+    assert_eq!(file.expect_err("a file")["code"], "invalid_argument");
+    // So many at a time, of both kinds; one that is removed makes room.
+    let watcher = json!({ "path": dir.path() });
+    let mut last = None;
+    for _ in 0..64 {
+        last = Some(rpc("CreateWatcher", watcher.clone()).await.expect("room")["watcherId"].clone());
+    }
+    assert_eq!(rpc("CreateWatcher", watcher.clone()).await.expect_err("full")["code"], "resource_exhausted");
+    rpc("RemoveWatcher", json!({ "watcherId": last })).await.expect("removed");
+    rpc("CreateWatcher", watcher).await.expect("room again");
+}
+
+#[tokio::test]
+async fn a_watch_is_streamed() {
+    let guest = Running::start(&[]).await.connect().await;
+    guest.identify().await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let root = dir.path().join("root");
+    std::fs::create_dir(&root).expect("mkdir");
+    let mut watch = guest.stream("filesystem.Filesystem/WatchDir", json!({ "path": root }), 1).await;
+    assert_eq!(watch.next().await, Some(json!({ "start": {} })));
+    assert_eq!(watch.next().await, Some(json!({ "keepalive": {} })), "in silence");
+    std::fs::write(root.join("file"), b"").expect("write");
+    let made = watch.next().await.expect("an event");
+    assert_eq!(made["filesystem"], json!({ "name": "file", "type": "EVENT_TYPE_CREATE" }));
+    std::fs::remove_dir_all(&root).expect("remove");
+    assert_eq!(watch.next().await.expect("an event")["filesystem"]["type"], "EVENT_TYPE_REMOVE");
+    assert_eq!(watch.next().await.expect("an event")["filesystem"]["name"], ".");
+    assert_eq!(watch.next().await, Some(json!({})), "a polite end");
+    assert_eq!(watch.next().await, None);
 }
