@@ -10,11 +10,7 @@ use aether_core::api::VersionInfo;
 use aether_core::source::{OsRng, SystemClock};
 use aether_node::engine::doctor::{Check, Status, checks};
 use serde::Serialize;
-use std::path::Path;
 use std::sync::Arc;
-
-/// Below this, images and disks will soon not fit.
-const LITTLE_SPACE: u64 = 5 << 30;
 
 #[derive(Serialize)]
 struct Line {
@@ -92,7 +88,6 @@ async fn all(config: &Config, warnings: &[String]) -> Vec<Line> {
         }
         Err(e) => lines.push(line("engine", Status::Missing, e.to_string(), "")),
     }
-    lines.push(space(&config.server.state_dir));
     let running = running_server(config).await;
     if running.is_none() {
         lines.push(port(config));
@@ -115,20 +110,6 @@ fn root() -> Line {
         "no: the server makes namespaces, network devices, control groups and users",
         "Run `sudo aether server`; the commands need no root, only the group `aether`.",
     )
-}
-
-/// Of the nearest folder that is there.
-fn space(dir: &Path) -> Line {
-    let near = dir.ancestors().find(|p| p.is_dir()).unwrap_or(Path::new("/"));
-    match rustix::fs::statvfs(near) {
-        Ok(fs) => {
-            let free = fs.f_bavail.saturating_mul(fs.f_frsize);
-            let status = if free < LITTLE_SPACE { Status::Warn } else { Status::Ok };
-            let detail = format!("{} free for {}", crate::output::bytes(free), dir.display());
-            line("disk space", status, detail, "Free some, or set server.state_dir to a larger disk.")
-        }
-        Err(e) => line("disk space", Status::Warn, format!("{}: {e}", near.display()), "Check server.state_dir."),
-    }
 }
 
 fn port(config: &Config) -> Line {
