@@ -21,6 +21,9 @@ pub mod node {
     tonic::include_proto!("aether.node.v1");
 }
 
+#[cfg(feature = "node")]
+mod secret;
+
 /// An in-memory stand-in for a TCP connection between the two.
 #[cfg(feature = "node")]
 pub mod pipe;
