@@ -255,7 +255,7 @@ impl Shared {
                     self.count(rows, &id, to).await;
                 }
                 ReportResult::Refused { from, to } => {
-                    tracing::debug!(%node, agent = %id, %from, %to, "a report was refused");
+                    tracing::warn!(%node, agent = %id, %from, %to, "a report was refused");
                 }
                 ReportResult::NotHere => tracing::debug!(%node, agent = %id, "the node should not have this agent"),
                 ReportResult::Applied { .. } | ReportResult::Unchanged | ReportResult::Stale => {}

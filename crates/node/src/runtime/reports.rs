@@ -1,8 +1,8 @@
 //! What the node has to tell: at least once, in order, with rising numbers.
 //!
 //! While a session lives, every move is queued for it. While none does,
-//! nothing is: the next session begins with all that is, each told as a legal
-//! path from whatever the store saw last.
+//! nothing is: the next session begins with all that is. A report says what
+//! is, not what happened: the store takes it from whatever it saw last.
 
 use aether_core::{AgentId, Observed};
 use aether_proto::node::AgentReport;
@@ -37,25 +37,8 @@ impl State {
 
     fn all(&mut self) -> Vec<AgentReport> {
         let latest: Vec<AgentReport> = self.latest.values().cloned().collect();
-        latest.into_iter().flat_map(path_to).map(|report| self.number(report)).collect()
+        latest.into_iter().map(|report| self.number(report)).collect()
     }
-}
-
-/// A store that has the agent as pending takes no state from a node but
-/// `creating` first; one that is further refuses that and takes the second.
-fn path_to(report: AgentReport) -> Vec<AgentReport> {
-    if report.observed == Observed::Creating.as_str() {
-        return vec![report];
-    }
-    let first = AgentReport {
-        agent_id: report.agent_id.clone(),
-        generation: report.generation,
-        observed: Observed::Creating.as_str().to_owned(),
-        isolation: report.isolation.clone(),
-        engine: report.engine.clone(),
-        ..AgentReport::default()
-    };
-    vec![first, report]
 }
 
 impl Reports {
@@ -80,9 +63,7 @@ impl Reports {
             observed: Observed::Gone.as_str().to_owned(),
             ..AgentReport::default()
         };
-        for report in path_to(gone) {
-            queue(&mut state, report);
-        }
+        queue(&mut state, gone);
         drop(state);
         self.news.notify_one();
     }
@@ -160,17 +141,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_new_session_gets_a_legal_path_to_the_present() {
+    async fn a_new_session_gets_the_present_and_nothing_before_it() {
         let (reports, a) = (Reports::default(), AgentId::generate("c0", &OsRng));
         for state in ["creating", "running", "stopped"] {
             reports.tell(&a, report(&a, state));
         }
         assert_eq!(states(&reports.begin_session()), ["stopped"]);
-        assert_eq!(states(&reports.next().await), ["creating", "stopped"]);
+        assert_eq!(states(&reports.next().await), ["stopped"]);
         reports.end_session();
         reports.tell_gone(&a, 2);
         assert!(reports.begin_session().is_empty());
         reports.tell_gone(&a, 2);
-        assert_eq!(states(&reports.next().await), ["creating", "gone"]);
+        assert_eq!(states(&reports.next().await), ["gone"]);
     }
 }

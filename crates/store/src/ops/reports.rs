@@ -14,8 +14,9 @@ use aether_core::{NodeId, TenantScope, Timestamp};
 use serde_json::json;
 use std::time::Duration;
 
-/// pending → creating → running → stopping is the longest that makes sense.
-const LONGEST_CHAIN: usize = 3;
+/// pending → creating → running → pausing → paused is the longest that a node
+/// may have to tell of at once.
+const LONGEST_CHAIN: usize = 4;
 /// Of texts that come from a node.
 const MAX_TEXT: usize = 1024;
 
@@ -176,6 +177,10 @@ mod tests {
         for (from, to) in [(Pending, Running), (Pending, Stopped), (Pending, Gone), (Running, Paused), (Lost, Running)]
         {
             assert!(reachable(from, to), "{from} to {to}");
+        }
+        // Whatever a node is the first to tell, the store may have seen nothing of it.
+        for to in Observed::ALL.iter().filter(|to| !matches!(to, Pending | Resuming | Lost)) {
+            assert!(reachable(Pending, *to), "pending to {to}");
         }
         for (from, to) in [
             (Stopped, Running),
