@@ -7,7 +7,7 @@
 
 mod replay;
 
-pub(crate) use replay::{Past, of_stopped};
+pub(crate) use replay::Past;
 
 use crate::api::Caller;
 use crate::app::App;
@@ -17,7 +17,7 @@ use crate::telemetry;
 use aether_core::api::{ExecRequest as Asked, ExecResult};
 use aether_core::id::DEFAULT_CELL;
 use aether_core::spec::{valid_user, validate_env};
-use aether_core::{ExecId, FieldError, TenantScope};
+use aether_core::{ExecId, FieldError, Observed, TenantScope};
 use aether_proto::node::exec_request::Message as ToNode;
 use aether_proto::node::exec_response::Message as FromNode;
 use aether_proto::node::{ExecAttach, ExecExited, ExecRequest, ExecResponse, ExecSignalRequest, ExecStart};
@@ -159,6 +159,9 @@ pub(crate) enum Begin {
 /// Records the intent and opens the stream. What the node refuses at once
 /// (no such program is not among it: that is an exit) is an error.
 pub(crate) async fn open(app: &App, caller: &Caller, agent: &AgentRow, begin: Begin) -> Result<Begun, ApiError> {
+    if agent.observed != Observed::Running {
+        return replay::of_stopped(app, caller, agent, &begin).await.map(Begun::Over);
+    }
     let mut client = app.live_client(agent).await?;
     let ledger = |exec_id: &ExecId| Ledger {
         store: app.store.clone(),

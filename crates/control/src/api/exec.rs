@@ -7,7 +7,7 @@ use crate::exec;
 use crate::problem::{ApiError, clean};
 use crate::wait::{self, Waited};
 use aether_core::api::{ExecChunk, ExecInfo, ExecRequest, ExecResult, SignalRequest};
-use aether_core::{ExecId, Observed, Problem, Timestamp};
+use aether_core::{ExecId, Problem, Timestamp};
 use aether_proto::node::{self, ExecGetRequest, ExecListRequest, ExecSignalRequest};
 use aether_store::AgentRow;
 use axum::extract::{Path, State};
@@ -45,29 +45,17 @@ pub(crate) async fn run(
     exec::check(&asked, false)?;
     let agent = present(&app, &caller, &id, wait).await?;
     let idempotency = idempotency(&headers, &(agent.id.as_str(), &asked))?;
-    if agent.observed != Observed::Running {
-        let Some(key) = &idempotency else { return Err(crate::app::not_reachable(&agent)) };
-        let past = exec::of_stopped(&app, &caller, &agent, key).await?;
-        let past = past.ok_or_else(|| crate::app::not_reachable(&agent))?;
-        return Ok(axum::Json(past.result()));
-    }
     exec::run(&app, caller, agent, asked, idempotency).await.map(axum::Json)
 }
 
 /// The agent as it is; with `wait` as it settled.
-async fn present(app: &App, caller: &Caller, id: &str, wait: bool) -> Result<AgentRow, ApiError> {
+pub(super) async fn present(app: &App, caller: &Caller, id: &str, wait: bool) -> Result<AgentRow, ApiError> {
     if !wait {
         return app.agent(caller, id).await;
     }
     match wait::until(app, caller, id, app.cfg.deadlines.wait, wait::running_settled).await? {
         Waited::Settled(row) | Waited::RanOut(row) => Ok(row),
     }
-}
-
-/// The agent, running; with `wait` also one that is still on its way.
-pub(super) async fn runnable(app: &App, caller: &Caller, id: &str, wait: bool) -> Result<AgentRow, ApiError> {
-    let agent = present(app, caller, id, wait).await?;
-    if agent.observed == Observed::Running { Ok(agent) } else { Err(crate::app::not_reachable(&agent)) }
 }
 
 /// The execs of a running agent.

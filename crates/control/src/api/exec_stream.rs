@@ -8,13 +8,13 @@
 //! client goes away the process lives on; a watcher waits for its end.
 
 use super::Caller;
-use super::exec::{exec_id_of, runnable, valid_signal};
+use super::exec::{exec_id_of, present, valid_signal};
 use super::extract::{Params, idempotency, parse};
-use crate::app::App;
+use crate::app::{App, not_reachable};
 use crate::exec::{self, Begin, Begun, Ledger, Opened, Past};
 use crate::problem::{ApiError, clean};
 use aether_core::api::{ExecClientFrame, ExecServerFrame};
-use aether_core::{Code, Problem};
+use aether_core::{Code, Observed, Problem};
 use aether_proto::node::exec_request::Message as ToNode;
 use aether_proto::node::exec_response::Message as FromNode;
 use aether_proto::node::{ExecRequest, ExecResize, ExecResponse};
@@ -69,7 +69,12 @@ pub(crate) async fn stream(
     let offset = params.number("offset", 0..=u64::MAX).unwrap_or(0);
     params.done()?;
     // The agent first: what it is matters more than how it was asked.
-    let agent = runnable(&app, &caller, &id, wait).await?;
+    let agent = present(&app, &caller, &id, wait).await?;
+    // A repeat may ask what became of its exec; what it repeats is in its first frame.
+    let repeat = exec_id.is_none() && headers.contains_key("idempotency-key");
+    if agent.observed != Observed::Running && !repeat {
+        return Err(not_reachable(&agent));
+    }
     let attach = exec_id.map(|text| exec_id_of(&text)).transpose()?;
     let upgrade = upgrade
         .map_err(|_| ApiError::bad_request("This is a WebSocket: send an upgrade, or POST for request and answer."))?;

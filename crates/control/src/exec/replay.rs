@@ -9,14 +9,14 @@
 //!              └─ else the server died between ─► unknown
 //! ```
 
-use super::{Begun, Call, Ledger, Opened, attach, call};
+use super::{Begin, Begun, Call, Ledger, Opened, attach, call};
 use crate::api::Caller;
-use crate::app::App;
+use crate::app::{App, not_reachable};
 use crate::dialer::DataClient;
 use crate::problem::ApiError;
 use aether_core::ExecId;
 use aether_core::api::ExecResult;
-use aether_store::{AgentRow, ExecEnd, ExecIntentOutcome, Idempotency};
+use aether_store::{AgentRow, ExecEnd, ExecIntentOutcome};
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Code;
@@ -57,18 +57,15 @@ impl Past {
     }
 }
 
-/// What an earlier request with this key came to, for an agent that no longer
-/// runs: there is no guest to ask.
-pub(crate) async fn of_stopped(
-    app: &App,
-    caller: &Caller,
-    agent: &AgentRow,
-    key: &Idempotency,
-) -> Result<Option<Past>, ApiError> {
-    match app.store.known_exec(&caller.scope(), &agent.id, key).await? {
-        Some(known) => past(known.exec_id, known.end).map(Some),
-        None => Ok(None),
+/// For an agent that does not run: what an earlier request with this key came
+/// to. There is no guest to ask, and nothing else can be answered.
+pub(super) async fn of_stopped(app: &App, caller: &Caller, agent: &AgentRow, begin: &Begin) -> Result<Past, ApiError> {
+    if let Begin::Start { idempotency: Some(key), .. } = begin
+        && let Some(known) = app.store.known_exec(&caller.scope(), &agent.id, key).await?
+    {
+        return past(known.exec_id, known.end);
     }
+    Err(not_reachable(agent))
 }
 
 /// Attaches, or tells what is recorded.

@@ -11,8 +11,16 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 type Socket = WebSocketStream<TcpStream>;
 
 async fn open(server: &Server, path: &str) -> Result<Socket, Error> {
+    keyed(server, path, "").await
+}
+
+/// With an idempotency key, unless it is empty.
+async fn keyed(server: &Server, path: &str, key: &str) -> Result<Socket, Error> {
     let mut request = format!("ws://{}{path}", server.address).into_client_request().expect("request");
     request.headers_mut().insert("authorization", format!("Bearer {}", server.admin).parse().expect("header"));
+    if !key.is_empty() {
+        request.headers_mut().insert("idempotency-key", key.parse().expect("header"));
+    }
     let stream = TcpStream::connect(server.address).await.expect("connects");
     client_async(request, stream).await.map(|(socket, _)| socket)
 }
@@ -80,6 +88,40 @@ async fn signals_and_attaching() {
     let mut seen = Vec::new();
     assert_eq!(frame(&mut socket, &mut seen).await["type"], "exited");
     assert_eq!(seen, b"again\n");
+}
+
+#[tokio::test]
+async fn a_repeat_on_a_stopped_agent_tells_what_is_recorded() {
+    let server = start().await;
+    let id = server.agent("term").await;
+    let path = format!("/v1/agents/{id}/exec");
+    let start = |command: &str| json!({ "type": "start", "command": [command, "3"] });
+    let mut socket = keyed(&server, &path, "k").await.expect("upgraded");
+    say(&mut socket, start("exit")).await;
+    assert_eq!(frame(&mut socket, &mut Vec::new()).await["type"], "started");
+    assert_eq!(frame(&mut socket, &mut Vec::new()).await["exit_code"], 3);
+    ok(server.request(reqwest::Method::POST, &format!("/v1/agents/{id}/stop?wait=stopped"))).await;
+    let scope = aether_core::TenantScope::system("default".parse().expect("tenant"), "test");
+    let agent: aether_core::AgentId = id.parse().expect("id");
+    server
+        .until(|s| {
+            let (scope, agent) = (scope.clone(), agent.clone());
+            async move { s.store.list_execs(&scope, &agent, 10).await.expect("rows")[0].end.is_some() }
+        })
+        .await;
+    let mut socket = keyed(&server, &path, "k").await.expect("upgraded");
+    say(&mut socket, start("exit")).await;
+    let exited = frame(&mut socket, &mut Vec::new()).await;
+    assert_eq!((exited["type"].as_str(), exited["exit_code"].as_i64()), (Some("exited"), Some(3)), "{exited}");
+    for (key, command, code) in [("k", "other", "IDEMPOTENCY_MISMATCH"), ("new", "exit", "CONFLICT")] {
+        let mut socket = keyed(&server, &path, key).await.expect("upgraded");
+        say(&mut socket, start(command)).await;
+        assert_eq!(frame(&mut socket, &mut Vec::new()).await["problem"]["code"], code);
+    }
+    let attach = keyed(&server, &format!("{path}?exec_id=exec0aaaaaaaaaaaaaaaa"), "k").await;
+    assert!(matches!(attach, Err(Error::Http(response)) if response.status() == 409), "there is no guest to attach to");
+    assert!(matches!(open(&server, &path).await, Err(Error::Http(response)) if response.status() == 409));
+    assert_eq!(server.node.all_runs(), 1);
 }
 
 #[tokio::test]
