@@ -1,7 +1,7 @@
 //! Metrics under the names that dashboards know, by route pattern and never
 //! by id; recorded in the process, shown at `/metrics`.
 
-use aether_store::{AgentFilter, PageRequest, Store};
+use aether_store::Store;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -47,7 +47,7 @@ fn describe() {
     metrics::describe_counter!(REQUESTS, "Requests by route pattern and status");
     metrics::describe_histogram!(REQUEST_SECONDS, metrics::Unit::Seconds, "Time to the answer's head");
     metrics::describe_gauge!(IN_FLIGHT, "Requests without an answer yet");
-    metrics::describe_gauge!(AGENTS, "Agents by observed state");
+    metrics::describe_gauge!(AGENTS, "Agents of all tenants by observed state");
     metrics::describe_counter!(OPERATIONS, "Operations on agents by result");
     metrics::describe_counter!(AGENT_ERRORS, "Agents that failed, by reason");
     metrics::describe_histogram!(STARTUP_SECONDS, metrics::Unit::Seconds, "From the request to the guest ready");
@@ -85,18 +85,14 @@ pub(crate) async fn keep_gauges(store: Store, shutdown: CancellationToken) {
     }
 }
 
-/// Gauges that are read at the scrape: agents of the embedded tenant by
-/// state, ages of leases by node.
+/// Gauges that are read at the scrape: agents of all tenants by state (no
+/// label names a tenant: a gauge would outlive it), ages of leases by node.
 pub(crate) async fn refresh(store: &Store, clock: &dyn aether_core::Clock) {
-    let tenant = aether_core::TenantId::default_tenant();
-    let scope = aether_core::TenantScope::system(tenant.clone(), "metrics");
+    let Ok(counts) = store.count_agents().await else { return };
     for state in aether_core::Observed::ALL {
-        let filter = AgentFilter { status: vec![*state], ..AgentFilter::default() };
-        let one = PageRequest { limit: 1, ..PageRequest::default() };
-        let Ok(page) = store.list_agents(&scope, filter, one).await else { return };
+        let total = counts.iter().find(|(counted, _)| counted == state).map_or(0, |(_, n)| *n);
         #[allow(clippy::cast_precision_loss, reason = "a gauge is a float; counts stay far below 2^52")]
-        let total = page.total as f64;
-        metrics::gauge!(AGENTS, "status" => state.as_str(), "tenant_id" => tenant.to_string()).set(total);
+        metrics::gauge!(AGENTS, "status" => state.as_str()).set(total as f64);
     }
     let Ok(nodes) = store.nodes().await else { return };
     let now = clock.now();

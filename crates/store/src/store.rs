@@ -12,7 +12,7 @@ use crate::seal::SealKey;
 use crate::sqlite::Sqlite;
 use crate::tx::{Context, OpFuture, Tx};
 use aether_core::state::Desired;
-use aether_core::{AgentId, Clock, ExecId, KeyId, NodeId, Rng, Secret, TenantId, TenantScope};
+use aether_core::{AgentId, Clock, ExecId, KeyId, NodeId, Observed, Rng, Secret, TenantId, TenantScope};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -197,6 +197,12 @@ impl Store {
             Box::pin(listing::list(tx, scope, filter, page))
         })
         .await
+    }
+
+    /// For the operator: agents of all tenants by state, without those that
+    /// are to be gone. States without any are left out.
+    pub async fn count_agents(&self) -> Result<Vec<(Observed, u64)>, StoreError> {
+        self.read((), |tx, _, ()| Box::pin(listing::count(tx))).await
     }
 
     /// The env in clear; the reading is audited.

@@ -4,7 +4,7 @@ use super::agent_row::{COLUMNS, decode};
 use crate::error::StoreError;
 use crate::model::{AgentFilter, AgentPage, AgentRow, PageRequest};
 use crate::tx::{Tx, Value, params, query_one};
-use aether_core::{AgentId, TenantScope, Timestamp};
+use aether_core::{AgentId, Observed, TenantScope, Timestamp};
 
 const MAX_LIMIT: u32 = 1000;
 /// A page by number skips rows one by one: bounded.
@@ -78,6 +78,13 @@ fn parse_cursor(text: &str) -> Result<(Timestamp, AgentId), StoreError> {
     let (created, id) = text.split_once('-').ok_or(StoreError::BadCursor)?;
     let created = created.parse().map_err(|_| StoreError::BadCursor)?;
     Ok((Timestamp::from_unix_ms(created), id.parse().map_err(|_| StoreError::BadCursor)?))
+}
+
+/// How many agents of all tenants are in each state; states without any are
+/// left out.
+pub(crate) async fn count(tx: &mut dyn Tx) -> Result<Vec<(Observed, u64)>, StoreError> {
+    let sql = "SELECT observed, count(*) AS n FROM agents WHERE desired <> 'gone' GROUP BY observed";
+    tx.query(sql, Vec::new()).await?.iter().map(|row| Ok((row.parse("observed")?, row.uint("n")?))).collect()
 }
 
 /// Agents that wait for a node, oldest first.

@@ -2,11 +2,11 @@
 
 use crate::fixture::{Fixture, new_agent, scope};
 use aether_core::source::OsRng;
-use aether_core::state::Desired;
+use aether_core::state::{Desired, Observed};
 use aether_core::{ExecId, KeyId, Role};
 use aether_store::*;
 
-crate::on_both![a_foreign_scope_finds_nothing];
+crate::on_both![a_foreign_scope_finds_nothing, the_operator_counts_the_agents_of_all];
 
 async fn a_foreign_scope_finds_nothing(fx: Fixture) {
     let acme = fx.other().await;
@@ -55,4 +55,18 @@ async fn a_foreign_scope_finds_nothing(fx: Fixture) {
     // Its own names are its own.
     fx.store.create_agent(&acme, new_agent("a")).await.expect("the same name in another tenant");
     assert!(fx.store.find_agent(&scope(), id.as_str()).await.expect("looks").is_some(), "and nothing was changed");
+}
+
+async fn the_operator_counts_the_agents_of_all(fx: Fixture) {
+    assert_eq!(fx.store.count_agents().await, Ok(Vec::new()));
+    let acme = fx.other().await;
+    let one = fx.store.create_agent(&scope(), new_agent("a")).await.expect("creates").agent.id;
+    fx.store.create_agent(&acme, new_agent("a")).await.expect("creates");
+    assert_eq!(fx.store.count_agents().await, Ok(vec![(Observed::Pending, 2)]));
+    fx.desire(&one, Desired::Stopped).await.expect("desires");
+    let mut counts = fx.store.count_agents().await.expect("counts");
+    counts.sort();
+    assert_eq!(counts.iter().map(|(_, n)| n).sum::<u64>(), 2, "{counts:?}");
+    fx.desire(&one, Desired::Gone).await.expect("desires");
+    assert_eq!(fx.store.count_agents().await, Ok(vec![(Observed::Pending, 1)]), "those to be gone do not count");
 }
