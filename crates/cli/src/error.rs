@@ -34,6 +34,11 @@ impl CliError {
         matches!(self, Self::Problem(p) if p.status == 404)
     }
 
+    /// The server understood and said no: trying again will not help.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Problem(p) if (400..500).contains(&p.status) && !p.retryable)
+    }
+
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,

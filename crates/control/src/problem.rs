@@ -208,6 +208,7 @@ impl From<StoreError> for ApiError {
             E::VersionConflict { .. } => {
                 Self::conflict("The agent was changed at the same time.", "Read it again and repeat the request.")
             }
+            E::Invalid { errors } => Self::validation(errors),
             E::IdempotencyMismatch => Self::new(
                 Code::IdempotencyMismatch,
                 "This Idempotency-Key was used with another request.",
@@ -219,7 +220,7 @@ impl From<StoreError> for ApiError {
             )
             .retry_after(1),
             E::BadCursor => Self::field("cursor", "is not one that this API gave out"),
-            E::CursorExpired => Self::field("cursor", "is too old: begin again without one"),
+            E::CursorExpired => Self::field("cursor", "is too old: begin again without one, after a fresh list"),
             E::NoRoom { .. } => Self::new(Code::CapacityUnavailable, "No node has room.", "Free something, or wait."),
             E::Locked | E::Unavailable { .. } => {
                 Self::unavailable("The database does not answer.", 1).inward(error.to_string())

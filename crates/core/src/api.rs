@@ -1,6 +1,17 @@
 //! The documents of the HTTP API, shared by the server and the CLI.
 //! Requests refuse unknown fields; answers may grow.
 
+mod bulk;
+mod event;
+mod update;
+
+pub use bulk::{BULK_MOST, BulkCreate, BulkCreateResult, BulkCreated, BulkDelete, BulkDeleteResult, BulkDeleted};
+pub use event::{EventInfo, EventPage};
+pub use update::{
+    AgentPatch, AgentUpdated, CheckedPatch, MapPatch, Patchable, ResourcesPatch, field as patch_field,
+    waits_for_restart,
+};
+
 use crate::error::FieldError;
 use crate::id::{AgentId, TenantId};
 use crate::name::AgentName;
@@ -147,6 +158,10 @@ pub struct AgentInfo {
     pub desired: Desired,
     pub version: u64,
     pub generation: u64,
+    /// Fields that were changed since this run began and hold from the next
+    /// start on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending_restart: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     /// vm-kvm, vm-emulated, gvisor, container: what was really used.
@@ -396,20 +411,36 @@ pub struct AgentHealth {
     pub checked_at: Timestamp,
 }
 
-/// `GET /v1/agents/{id}/stats`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// `GET /v1/agents/{id}/stats`: what the guest sees, and what the sandbox
+/// costs its node. Totals are of this run.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct AgentStats {
+    /// Over the last tenth of a second; 100 is one CPU.
     pub cpu_usage_percent: f64,
+    #[serde(default)]
+    pub cpu_usage_us: u64,
+    #[serde(default)]
+    pub cpu_count: u32,
     pub memory_usage_bytes: u64,
     pub memory_total_bytes: u64,
     pub disk_usage_bytes: u64,
     pub disk_total_bytes: u64,
+    /// Counted by the node at the sandbox's interface.
     pub network_rx_bytes: u64,
     pub network_tx_bytes: u64,
     pub processes: u32,
     pub uptime_ms: u64,
+    /// Of the machine that runs the sandbox, its own needs included.
+    #[serde(default)]
+    pub host_cpu_usage_us: u64,
     pub host_memory_bytes: u64,
+    /// What the sparse writable disk takes on the node.
+    #[serde(default)]
+    pub host_disk_bytes: u64,
+    #[serde(default)]
+    #[cfg_attr(feature = "schema", schema(value_type = String, format = DateTime))]
+    pub sampled_at: Timestamp,
 }
 
 /// A file, folder or link in a sandbox.

@@ -80,6 +80,22 @@ impl ImageRef {
         let short = full.strip_prefix("docker.io/").unwrap_or(&full);
         short.strip_prefix("library/").unwrap_or(short).to_owned()
     }
+
+    /// Every way to write this reference, to find it as somebody wrote it.
+    pub fn spellings(&self) -> Vec<String> {
+        let full = self.to_string();
+        let mut all = vec![full.clone(), self.familiar()];
+        all.extend(full.strip_prefix("docker.io/").map(str::to_owned));
+        all.extend(full.strip_prefix("docker.io/").map(|rest| format!("index.docker.io/{rest}")));
+        if self.digest.is_none() {
+            let bare: Vec<String> =
+                all.iter().filter_map(|text| text.strip_suffix(":latest")).map(str::to_owned).collect();
+            all.extend(bare);
+        }
+        all.sort();
+        all.dedup();
+        all
+    }
 }
 
 impl fmt::Display for ImageRef {
@@ -129,6 +145,18 @@ mod tests {
         fn canonical_form_is_a_fixed_point(text in "[a-z0-9./:@_-]{1,60}") {
             if let Ok(r) = text.parse::<ImageRef>() {
                 prop_assert_eq!(r.to_string().parse::<ImageRef>(), Ok(r));
+            }
+        }
+    }
+
+    #[test]
+    fn every_spelling_means_the_same() {
+        for text in ["python", "python:3.11", "ghcr.io/a/b:1", "team/tool"] {
+            let image: ImageRef = text.parse().expect("parses");
+            let spellings = image.spellings();
+            assert!(spellings.iter().any(|s| s == text), "{text} in {spellings:?}");
+            for spelling in spellings {
+                assert_eq!(spelling.parse(), Ok(image.clone()), "{spelling}");
             }
         }
     }

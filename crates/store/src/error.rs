@@ -1,6 +1,7 @@
 //! What can go wrong in the store, in words that hold no SQL, no path and no
 //! secret. The driver's own text goes to the log only.
 
+use aether_core::FieldError;
 use aether_core::state::{Desired, Observed};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,6 +20,9 @@ pub enum StoreError {
     /// Somebody else changed the row since it was read.
     #[error("the version is {current} by now")]
     VersionConflict { current: u64 },
+    /// What the change would make is outside the limits.
+    #[error("the change is not valid: {}", .errors.iter().map(|e| e.field.as_str()).collect::<Vec<_>>().join(", "))]
+    Invalid { errors: Vec<FieldError> },
     /// The idempotency key came before with another request.
     #[error("this idempotency key was used with another request")]
     IdempotencyMismatch,

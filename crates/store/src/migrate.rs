@@ -34,6 +34,7 @@ pub(crate) const MIGRATIONS: &[Migration] = migrations![
     2 "0002_agents",
     3 "0003_scheduling",
     4 "0004_events",
+    5 "0005_agent_updates",
 ];
 
 /// The newest step that this program knows.
@@ -45,6 +46,7 @@ fn render(sql: &str, dialect: Dialect) -> String {
     match dialect {
         Dialect::Postgres => sql.replace("--postgres ", "").replace("/*STRICT*/", ""),
         Dialect::Sqlite => sql
+            .replace("--sqlite ", "")
             .replace("BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY", "INTEGER PRIMARY KEY AUTOINCREMENT")
             .replace("BIGINT", "INTEGER")
             .replace("BYTEA", "BLOB")

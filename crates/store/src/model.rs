@@ -24,6 +24,8 @@ pub struct AgentRow {
     pub version: u64,
     /// Rises with each change of desire and each placement.
     pub generation: u64,
+    /// Fields changed since this run began that hold from the next start on.
+    pub pending_restart: Vec<String>,
     /// Set from the first placement on: the writable disk is there.
     pub node_id: Option<NodeId>,
     /// Whether this run of the agent is handed to `node_id`. A started agent
@@ -82,6 +84,13 @@ pub struct Created {
     pub replayed: bool,
 }
 
+/// An agent after a patch, and which fields that changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Updated {
+    pub agent: AgentRow,
+    pub changed: Vec<&'static str>,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AgentFilter {
     /// Any of these; empty: all.
@@ -89,6 +98,13 @@ pub struct AgentFilter {
     /// Exact pairs, all of them.
     pub labels: BTreeMap<String, String>,
     pub metadata: BTreeMap<String, String>,
+    /// Any of these, as the specs spell them, or as digests of what runs.
+    pub images: Vec<String>,
+    pub name_prefix: Option<String>,
+    /// At this time or later.
+    pub created_after: Option<Timestamp>,
+    /// Before this time.
+    pub created_before: Option<Timestamp>,
 }
 
 /// `cursor` wins over `page` (from 1).
@@ -463,9 +479,11 @@ pub struct EventRow {
     /// None: of the platform (nodes).
     pub tenant: Option<TenantId>,
     /// `agent.created`, `agent.desired`, `agent.placed`, `agent.observed`,
-    /// `agent.updated`, `agent.gone`, `node.registered`, `node.lost` …
+    /// `agent.updated`, `agent.waiting`, `agent.gone`, `node.registered`, `node.lost` …
     pub kind: String,
     pub agent_id: Option<AgentId>,
+    /// What the agent is called now; of a tenant's events only.
+    pub agent_name: Option<String>,
     pub node_id: Option<NodeId>,
     pub version: u64,
     pub generation: u64,

@@ -5,12 +5,14 @@ use crate::error::StoreError;
 use crate::migrate;
 use crate::model::*;
 use crate::ops::{
-    agents, assign, audit, events, execs, keys, leadership, listing, nodes, place, prune, reports, tenants,
+    agents, assign, audit, events, execs, idempotency, keys, leadership, listing, nodes, place, prune, reports,
+    tenants, update,
 };
 use crate::postgres::Postgres;
 use crate::seal::SealKey;
 use crate::sqlite::Sqlite;
 use crate::tx::{Context, OpFuture, Tx};
+use aether_core::api::CheckedPatch;
 use aether_core::state::Desired;
 use aether_core::{AgentId, Clock, ExecId, KeyId, NodeId, Observed, Rng, Secret, TenantId, TenantScope};
 use std::collections::BTreeMap;
@@ -210,6 +212,22 @@ impl Store {
         self.write((scope.clone(), id.clone()), |tx, cx, (scope, id)| Box::pin(agents::env(tx, cx, scope, id))).await
     }
 
+    /// Changes name, labels, metadata, env and the rest of what a patch may
+    /// touch; `VersionConflict` unless the row has one of the `expected`
+    /// versions. A patch that changes nothing writes nothing.
+    pub async fn update_agent(
+        &self,
+        scope: &TenantScope,
+        id: &AgentId,
+        patch: CheckedPatch,
+        expected: Option<Vec<u64>>,
+    ) -> Result<Updated, StoreError> {
+        self.write((scope.clone(), id.clone(), patch, expected), |tx, cx, (scope, id, patch, expected)| {
+            Box::pin(update::update(tx, cx, scope, id, (patch, expected.as_deref())))
+        })
+        .await
+    }
+
     /// Raises the generation; a wish that holds already changes nothing. `Gone`
     /// frees the names in the same transaction and works from every state;
     /// `Running` of an ended agent makes it pending, on its node if it has one.
@@ -227,6 +245,24 @@ impl Store {
                 Box::pin(agents::set_desired(tx, cx, scope, id, (*desired, *options, *expected_version)))
             },
         )
+        .await
+    }
+}
+
+/// Keys for work of several transactions.
+impl Store {
+    /// Claims the key for `resource`, durably and by itself, or tells what the
+    /// first request with it claimed it for.
+    pub async fn claim_key(
+        &self,
+        scope: &TenantScope,
+        kind: &'static str,
+        key: Idempotency,
+        resource: String,
+    ) -> Result<Option<String>, StoreError> {
+        self.write((scope.clone(), kind, key, resource), |tx, cx, (scope, kind, key, resource)| {
+            Box::pin(idempotency::claim(tx, cx, scope, kind, key, resource))
+        })
         .await
     }
 }

@@ -1,6 +1,9 @@
 //! `aether agent …` and its short forms.
 
+use super::events::WaitArgs;
 use super::run::SandboxArgs;
+use super::update::{RenameArgs, UpdateArgs};
+use super::watch::StatsArgs;
 use clap::{Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
@@ -19,6 +22,10 @@ pub(crate) enum AgentCommand {
         #[arg(long)]
         show_env: bool,
     },
+    /// Change an agent that is there
+    Update(Box<UpdateArgs>),
+    /// Give an agent another name
+    Rename(RenameArgs),
     /// Start stopped agents on the disks they had
     Start(StartArgs),
     /// Stop agents; their disks are kept
@@ -35,17 +42,9 @@ pub(crate) enum AgentCommand {
         agent: String,
     },
     /// Show CPU, memory, disk and network use
-    Stats {
-        /// Names or ids
-        #[arg(required = true)]
-        agents: Vec<String>,
-    },
-    /// Wait until agents have stopped, and print their exit codes
-    Wait {
-        /// Names or ids
-        #[arg(required = true)]
-        agents: Vec<String>,
-    },
+    Stats(StatsArgs),
+    /// Wait until agents run, have stopped (and print their exit codes) or are gone
+    Wait(WaitArgs),
     /// List the commands that run or ran in an agent
     Execs {
         /// Name or id
@@ -93,8 +92,22 @@ pub(crate) enum Restart {
     Always,
 }
 
+impl From<Restart> for aether_core::spec::ProcessRestart {
+    fn from(restart: Restart) -> Self {
+        match restart {
+            Restart::Never => Self::Never,
+            Restart::OnFailure => Self::OnFailure,
+            Restart::Always => Self::Always,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
+    /// Only agents that match (repeatable): state=, label=KEY=VALUE, metadata=KEY=VALUE, image=, name= (how it begins),
+    /// created-after= and created-before= (a time or an age, as in 10m)
+    #[arg(long, short = 'f', value_name = "KEY=VALUE")]
+    pub(crate) filter: Vec<String>,
     /// Only agents in these states, separated by commas (pending, creating, running, stopped, failed, lost, …)
     #[arg(long)]
     pub(crate) status: Option<String>,

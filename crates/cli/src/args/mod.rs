@@ -2,19 +2,25 @@
 //! here acts; `commands` does.
 
 mod agent;
+mod events;
 mod image;
 mod run;
 mod system;
+mod update;
+mod watch;
 
 pub(crate) use agent::{
     AgentCommand, CopyArgs, CreateArgs, DestroyArgs, ExecArgs, ListArgs, LogsArgs, Restart, StartArgs, StopArgs,
 };
+pub(crate) use events::{EventsArgs, WaitArgs, WaitFor};
 pub(crate) use image::{ImageCommand, ImportArgs, PullArgs};
 pub(crate) use run::{Network, PullPolicy, RunArgs, SandboxArgs};
 pub(crate) use system::{
     ApiKeyCommand, ConfigCommand, DoctorArgs, KeyCreateArgs, MigrateArgs, MigrateCommand, NodeCommand, ServerArgs,
     SetArgs,
 };
+pub(crate) use update::{RenameArgs, UpdateArgs};
+pub(crate) use watch::{InspectArgs, StatsArgs, TopArgs};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -95,10 +101,22 @@ pub(crate) enum Command {
     Ps(ListArgs),
     /// Show what an agent's main process printed (short for `agent logs`)
     Logs(LogsArgs),
+    /// Show what agents use now (short for `agent stats`)
+    Stats(StatsArgs),
+    /// Watch what running agents use
+    Top(TopArgs),
+    /// Show agents and images in full, as documents
+    Inspect(InspectArgs),
+    /// Show what happened to agents, and what happens
+    Events(EventsArgs),
+    /// Wait until agents run, have stopped or are gone (short for `agent wait`)
+    Wait(WaitArgs),
     /// Copy files to or from an agent (short for `agent cp`)
     Cp(CopyArgs),
     /// Destroy agents (short for `agent destroy`)
     Rm(DestroyArgs),
+    /// Give an agent another name
+    Rename(RenameArgs),
     /// Pull, import and manage images
     #[command(subcommand)]
     Image(ImageCommand),

@@ -2,10 +2,12 @@
 //! makes few, and no pool means no state to go stale.
 
 mod endpoint;
+mod sse;
 mod stream;
 pub(crate) mod websocket;
 
 pub(crate) use endpoint::Endpoint;
+pub(crate) use sse::SseStream;
 pub(crate) use stream::{LineStream, file_body, reader_body};
 pub(crate) use websocket::Socket;
 
@@ -107,10 +109,29 @@ impl Client {
         body: &impl Serialize,
         headers: &[(HeaderName, &str)],
     ) -> Result<(StatusCode, T), CliError> {
+        self.with_body(Method::POST, path, body, headers).await
+    }
+
+    pub(crate) async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        headers: &[(HeaderName, &str)],
+    ) -> Result<T, CliError> {
+        self.with_body(Method::PATCH, path, body, headers).await.map(|(_, answer)| answer)
+    }
+
+    async fn with_body<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+        headers: &[(HeaderName, &str)],
+    ) -> Result<(StatusCode, T), CliError> {
         let bytes = serde_json::to_vec(body).map_err(|e| CliError::failed(format!("cannot form the request: {e}")))?;
         let mut all = vec![(header::CONTENT_TYPE, "application/json")];
         all.extend_from_slice(headers);
-        let response = self.send(Method::POST, path, &all, full(bytes)).await?;
+        let response = self.send(method, path, &all, full(bytes)).await?;
         Ok((response.status(), json(response).await?))
     }
 }

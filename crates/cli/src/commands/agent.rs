@@ -5,13 +5,12 @@ use super::{Context, agent_path, each};
 use crate::args::{CreateArgs, ListArgs, SandboxArgs};
 use crate::client::{IDEMPOTENCY_KEY, query};
 use crate::error::CliError;
-use crate::output::{ago, bytes, duration, fields, line, table, text};
+use crate::output::{ago, line};
 use crate::values::{environment, pairs};
-use aether_core::api::{AgentConfig, AgentHealth, AgentInfo, AgentStats, Page};
+use aether_core::api::{AgentConfig, AgentHealth, AgentInfo, Page};
 use aether_core::source::OsRng;
-use aether_core::spec::{NetworkPolicy, ProcessRestart, Resources};
+use aether_core::spec::{NetworkPolicy, Resources};
 use aether_core::{AgentName, EventId};
-use std::time::Duration;
 
 /// Most agents per request that the API gives.
 const PER_PAGE: usize = 100;
@@ -52,11 +51,7 @@ pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<u8, Cl
     config.tenant_id = args.tenant;
     config.run_image_command = args.run_image_command;
     config.metadata = pairs("--metadata", &args.metadata)?;
-    config.process_restart = match args.restart {
-        crate::args::Restart::Never => ProcessRestart::Never,
-        crate::args::Restart::OnFailure => ProcessRestart::OnFailure,
-        crate::args::Restart::Always => ProcessRestart::Always,
-    };
+    config.process_restart = args.restart.into();
     super::image::provide(context, &config.image, args.pull).await?;
     let key = intent();
     let headers = [(IDEMPOTENCY_KEY, key.as_str())];
@@ -68,9 +63,36 @@ pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<u8, Cl
     Ok(0)
 }
 
+/// `--filter`s as parameters of the API.
+fn filters(list: &[String]) -> Result<Vec<(&'static str, String)>, CliError> {
+    let parameter = |key: &str| match key {
+        "state" | "status" => Some("state"),
+        "label" => Some("label"),
+        "metadata" => Some("metadata"),
+        "image" => Some("image"),
+        "name" => Some("name_prefix"),
+        "created-after" => Some("created_after"),
+        "created-before" => Some("created_before"),
+        _ => None,
+    };
+    list.iter()
+        .map(|item| {
+            let (key, value) = item.split_once('=').unwrap_or((item, ""));
+            match parameter(key) {
+                Some(name) if !value.is_empty() => Ok((name, value.to_owned())),
+                Some(_) => Err(CliError::usage(format!("--filter: {item:?} has no value"))),
+                None => Err(CliError::usage(format!(
+                    "--filter: {key:?} is none of state, label, metadata, image, name, created-after, created-before"
+                ))),
+            }
+        })
+        .collect()
+}
+
 pub(super) async fn list(context: &Context, args: ListArgs) -> Result<u8, CliError> {
     pairs("--label", &args.label)?;
     pairs("--metadata", &args.metadata)?;
+    let filters = filters(&args.filter)?;
     let mut agents: Vec<AgentInfo> = Vec::new();
     let mut cursor = None;
     loop {
@@ -82,6 +104,7 @@ pub(super) async fn list(context: &Context, args: ListArgs) -> Result<u8, CliErr
             vec![("per_page", Some(wanted.to_string())), ("cursor", cursor.take()), ("status", args.status.clone())];
         parameters.extend(args.label.iter().map(|l| ("label", Some(l.clone()))));
         parameters.extend(args.metadata.iter().map(|m| ("metadata", Some(m.clone()))));
+        parameters.extend(filters.iter().map(|(name, value)| (*name, Some(value.clone()))));
         let page: Page<AgentInfo> = context.client.get(&format!("/v1/agents{}", query(&parameters))).await?;
         agents.extend(page.data);
         match page.next_cursor {
@@ -123,50 +146,6 @@ pub(super) async fn health(context: &Context, agent: &str) -> Result<u8, CliErro
         if h.message.is_empty() { format!("{word}\n") } else { format!("{word}: {}\n", h.message) }
     })?;
     Ok(u8::from(!health.healthy))
-}
-
-pub(super) async fn stats(context: &Context, agents: &[String]) -> Result<u8, CliError> {
-    let mut rows = Vec::new();
-    for agent in agents {
-        let stats: AgentStats = context.client.get(&agent_path(agent, "/stats")?).await?;
-        rows.push((agent, stats));
-    }
-    if let [(agent, stats)] = rows.as_slice() {
-        context.printer.one(stats, agent, stats_fields)?;
-        return Ok(0);
-    }
-    if context.printer.format != crate::args::OutputFormat::Table {
-        let all: std::collections::BTreeMap<_, _> = rows.into_iter().collect();
-        return context.printer.structured(&all).map(|()| 0);
-    }
-    let header = ["AGENT", "CPU", "MEMORY", "DISK", "NET IN", "NET OUT", "PROCESSES"];
-    text(&table(
-        &header,
-        rows.iter().map(|(agent, s)| {
-            vec![
-                (*agent).clone(),
-                format!("{:.1} %", s.cpu_usage_percent),
-                format!("{} / {}", bytes(s.memory_usage_bytes), bytes(s.memory_total_bytes)),
-                format!("{} / {}", bytes(s.disk_usage_bytes), bytes(s.disk_total_bytes)),
-                bytes(s.network_rx_bytes),
-                bytes(s.network_tx_bytes),
-                s.processes.to_string(),
-            ]
-        }),
-    ))?;
-    Ok(0)
-}
-
-fn stats_fields(s: &AgentStats) -> String {
-    fields(&[
-        ("CPU", format!("{:.1} %", s.cpu_usage_percent)),
-        ("Memory", format!("{} of {}", bytes(s.memory_usage_bytes), bytes(s.memory_total_bytes))),
-        ("Disk", format!("{} of {}", bytes(s.disk_usage_bytes), bytes(s.disk_total_bytes))),
-        ("Network", format!("{} in, {} out", bytes(s.network_rx_bytes), bytes(s.network_tx_bytes))),
-        ("Processes", s.processes.to_string()),
-        ("Up", duration(Duration::from_millis(s.uptime_ms))),
-        ("Host memory", bytes(s.host_memory_bytes)),
-    ])
 }
 
 /// Deletes each by name, printing what was done as docker does.

@@ -54,26 +54,6 @@ fn print_agent(context: &Context, asked: &str, info: &AgentInfo) -> Result<(), C
     if context.printer.format == OutputFormat::Table { line(asked) } else { context.printer.structured(info) }
 }
 
-/// Prints the exit code of each, as docker does.
-pub(super) async fn wait(context: &Context, agents: &[String]) -> Result<u8, CliError> {
-    each(context, agents, |agent| async move {
-        let spinner = Spinner::start(context.printer, &format!("waiting until {agent} has stopped"));
-        let info =
-            poll(context, &agent, &spinner, |a| matches!(a.status, Observed::Stopped | Observed::Failed)).await?;
-        drop(spinner);
-        if context.printer.format != OutputFormat::Table {
-            return context.printer.structured(&info);
-        }
-        match (info.exit_code, &info.exit_signal, &info.error) {
-            (Some(code), ..) => line(&code.to_string()),
-            (None, Some(signal), _) => line(signal),
-            (None, None, Some(error)) => Err(CliError::failed(format!("{agent}: {}", error.message))),
-            (None, None, None) => line(info.status.as_str()),
-        }
-    })
-    .await
-}
-
 /// Waits until the agent runs; that it failed, or is not to run any more, is
 /// an error with its reason.
 pub(super) async fn wait_until_running(context: &Context, agent: &str) -> Result<AgentInfo, CliError> {

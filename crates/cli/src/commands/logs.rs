@@ -43,7 +43,7 @@ pub(super) async fn logs(context: &Context, args: LogsArgs) -> Result<u8, CliErr
 }
 
 /// A point in time, or a duration back from now.
-fn since(text: &str, now: Timestamp) -> Result<Timestamp, CliError> {
+pub(super) fn since(text: &str, now: Timestamp) -> Result<Timestamp, CliError> {
     if let Some(at) = Timestamp::parse_rfc3339(text) {
         return Ok(at);
     }

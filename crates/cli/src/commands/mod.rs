@@ -3,15 +3,21 @@
 
 mod agent;
 mod copy;
+mod events;
 mod exec;
 mod image;
+mod inspect;
 mod keys;
 mod lifecycle;
 mod logs;
 mod node;
 mod run;
 mod show;
+mod stats;
+mod top;
+mod update;
 mod version;
+mod wait;
 
 pub(crate) use version::version;
 
@@ -73,8 +79,14 @@ pub(crate) async fn dispatch(context: &Context, command: Command) -> Result<u8, 
         Command::Exec(args) => exec::exec(context, args).await,
         Command::Ps(args) => agent::list(context, args).await,
         Command::Logs(args) => logs::logs(context, args).await,
+        Command::Stats(args) => stats::stats(context, &args.agents).await,
+        Command::Top(args) => top::top(context, args).await,
+        Command::Inspect(args) => inspect::inspect(context, &args.names).await,
+        Command::Events(args) => events::events(context, args).await,
+        Command::Wait(args) => wait::wait(context, args).await,
         Command::Cp(args) => copy::copy(context, args).await,
         Command::Rm(args) => lifecycle::destroy(context, args).await,
+        Command::Rename(args) => update::rename(context, args).await,
         Command::Image(command) => match command {
             ImageCommand::Pull(args) => image::pull(context, args).await,
             ImageCommand::Import(args) => image::import(context, args).await,
@@ -104,14 +116,16 @@ async fn agent_command(context: &Context, command: AgentCommand) -> Result<u8, C
         AgentCommand::Create(args) => agent::create(context, *args).await,
         AgentCommand::List(args) => agent::list(context, args).await,
         AgentCommand::Get { agent, show_env } => agent::get(context, &agent, show_env).await,
+        AgentCommand::Update(args) => update::update(context, *args).await,
+        AgentCommand::Rename(args) => update::rename(context, args).await,
         AgentCommand::Start(args) => lifecycle::start(context, args).await,
         AgentCommand::Stop(args) => lifecycle::stop(context, args).await,
         AgentCommand::Exec(args) => exec::exec(context, args).await,
         AgentCommand::Logs(args) => logs::logs(context, args).await,
         AgentCommand::Cp(args) => copy::copy(context, args).await,
         AgentCommand::Health { agent } => agent::health(context, &agent).await,
-        AgentCommand::Stats { agents } => agent::stats(context, &agents).await,
-        AgentCommand::Wait { agents } => lifecycle::wait(context, &agents).await,
+        AgentCommand::Stats(args) => stats::stats(context, &args.agents).await,
+        AgentCommand::Wait(args) => wait::wait(context, args).await,
         AgentCommand::Execs { agent } => exec::list(context, &agent).await,
         AgentCommand::Destroy(args) => lifecycle::destroy(context, args).await,
     }

@@ -15,7 +15,7 @@ mod interrupt;
 mod output;
 mod terminal;
 
-pub(crate) use terminal::{install_panic_hook, read_password, restore, stdin_is_terminal};
+pub(crate) use terminal::{install_panic_hook, read_password, restore, size as terminal_size, stdin_is_terminal};
 
 use crate::client::websocket::Incoming;
 use crate::client::{Client, Socket, encode};

@@ -52,7 +52,7 @@ pub(crate) fn stdin_is_terminal() -> bool {
 }
 
 /// Columns and rows of the terminal, 80 × 24 where there is none.
-pub(super) fn size() -> (u32, u32) {
+pub(crate) fn size() -> (u32, u32) {
     let size = tcgetwinsize(std::io::stdout()).or_else(|_| tcgetwinsize(std::io::stdin()));
     match size {
         Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),

@@ -234,6 +234,7 @@ fn agents(live: &Live) {
         let run = live.run(args);
         assert!(run.code == Some(1) && run.stderr.contains("hint: "), "{args:?}: {run:?}");
     }
+    changes(live);
     let exec = live.run(&["agent", "exec", "waits", "--", "true"]);
     assert_eq!(exec.code, Some(125), "{exec:?}");
     let absent = live.run(&["agent", "get", "absent"]);
@@ -244,6 +245,40 @@ fn agents(live: &Live) {
     let no_image = live.run(&["run", "--pull", "never", "none:1", "--", "true"]);
     assert_eq!(no_image.code, Some(125), "{no_image:?}");
     assert_eq!(live.ok(&["agent", "list", "-q"]), "", "a run that cannot be leaves nothing");
+}
+
+/// Of the agent `waits`, which has its name back at the end.
+fn changes(live: &Live) {
+    let version = live.json(&["agent", "get", "waits"])["version"].to_string();
+    let update = &["agent", "update", "waits", "-l", "team=a", "-e", "KEY=s3cr3t", "--if-version", &version];
+    let changed = live.json(update);
+    assert_eq!(changed["changed"], json!(["labels", "env"]), "{changed}");
+    let refused = live.run(update);
+    assert!(refused.code == Some(1) && refused.stderr.contains("version"), "{refused:?}");
+    assert_eq!(live.ok(&["rename", "waits", "other"]), "other: changed name\n");
+    assert_eq!(live.run(&["agent", "get", "waits"]).code, Some(1));
+    assert_eq!(live.ok(&["agent", "update", "other", "--remove-label", "none"]), "other: nothing to change\n");
+    for (filters, hits) in [
+        (&["-f", "state=pending", "-f", "label=team=a"][..], 1),
+        (&["-f", "image=none:1", "-f", "name=oth", "-f", "created-after=1h"], 1),
+        (&["-f", "name=wai"], 0),
+        (&["-f", "created-before=1h"], 0),
+    ] {
+        assert_eq!(live.ok(&[&["ps", "-q"], filters].concat()).lines().count(), hits, "{filters:?}");
+    }
+    for args in [
+        &["agent", "update", "other"][..],
+        &["agent", "update", "other", "-l", "a=b", "--remove-label", "a"],
+        &["ps", "-f", "colour=blue"],
+        &["ps", "-f", "name="],
+    ] {
+        let run = live.run(args);
+        assert!(run.code == Some(2) && !run.stderr.is_empty(), "{args:?}: {run:?}");
+    }
+    let shown = live.ok(&["agent", "get", "other", "--show-env"]);
+    assert!(shown.contains("KEY=s3cr3t") && shown.contains("team=a"), "{shown}");
+    assert!(!live.log().contains("s3cr3t"));
+    live.ok(&["agent", "rename", "other", "waits"]);
 }
 
 fn images(live: &Live) {

@@ -8,22 +8,26 @@ use crate::wait::{self, Waited};
 use crate::{scheduler, telemetry};
 use aether_core::api::{AgentConfig, AgentHealth, AgentInfo, AgentStats, CheckedConfig, Page, StopRequest};
 use aether_core::id::DEFAULT_CELL;
+use aether_core::image::ImageRef;
 use aether_core::{AgentId, AgentName, Code, Desired, Observed, Permission, Problem, Timestamp};
 use aether_proto::node::AgentRequest;
 use aether_store::{AgentFilter, AgentRow, Created, DesireOptions, Idempotency, NewAgent, PageRequest, StoreError};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use http::header::LOCATION;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::header::{ETAG, LOCATION};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 const PER_PAGE: u32 = 20;
 const PER_PAGE_MOST: u64 = 100;
-const GRACE: Duration = Duration::from_secs(1);
-const GRACE_MOST: Duration = Duration::from_secs(30);
+pub(super) const GRACE: Duration = Duration::from_secs(1);
+pub(super) const GRACE_MOST: Duration = Duration::from_secs(30);
 const STOP_TIMEOUT_S: u64 = 30;
 const STOP_TIMEOUT_MOST_S: u64 = 300;
+/// Of all images of a filter together: a query has a bounded size.
+const MAX_SPELLINGS: usize = 100;
+const MAX_PREFIX: usize = 64;
 /// Made-up names that hit a taken one: three in a row is no accident.
 const NAME_TRIES: usize = 3;
 
@@ -49,15 +53,8 @@ pub(crate) async fn create(
 ) -> Result<Response, ApiError> {
     let wait = wait_for(&mut params, "running");
     params.done()?;
-    if config.tenant_id.as_ref().is_some_and(|t| t != caller.tenant()) {
-        return Err(ApiError::new(
-            Code::Forbidden,
-            "tenant_id is not the caller's tenant.",
-            "Leave tenant_id out, or use a key of that tenant.",
-        ));
-    }
     let idempotency = idempotency(&headers, &config)?;
-    let checked = config.check().map_err(ApiError::validation)?;
+    let checked = checked(&caller, config)?;
     if wait && scheduler::could_ever_fit(&app.store.nodes().await?, checked.spec.resources) == Some(false) {
         return Err(ApiError::new(
             Code::CapacityUnavailable,
@@ -79,7 +76,19 @@ pub(crate) async fn create(
     }
 }
 
-async fn insert(
+/// The config's parts, each within its limits, in the caller's own tenant.
+pub(super) fn checked(caller: &Caller, config: AgentConfig) -> Result<CheckedConfig, ApiError> {
+    if config.tenant_id.as_ref().is_some_and(|t| t != caller.tenant()) {
+        return Err(ApiError::new(
+            Code::Forbidden,
+            "tenant_id is not the caller's tenant.",
+            "Leave tenant_id out, or use a key of that tenant.",
+        ));
+    }
+    config.check().map_err(ApiError::validation)
+}
+
+pub(super) async fn insert(
     app: &App,
     caller: &Caller,
     checked: CheckedConfig,
@@ -131,9 +140,13 @@ fn wait_for(params: &mut Params, state: &str) -> bool {
         ("page" = Option<u32>, Query, description = "From 1; `cursor` wins over it"),
         ("per_page" = Option<u32>, Query, description = "1 to 100, default 20"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
-        ("status" = Option<String>, Query, description = "One or more states, separated by commas"),
+        ("status" = Option<String>, Query, description = "One or more states, separated by commas; `state` is the same"),
         ("label" = Option<Vec<String>>, Query, description = "`key=value`; all of them must match"),
         ("metadata" = Option<Vec<String>>, Query, description = "`key=value`; all of them must match"),
+        ("image" = Option<Vec<String>>, Query, description = "A reference, in any spelling, or a digest; any of them"),
+        ("name_prefix" = Option<String>, Query, description = "How the name begins"),
+        ("created_after" = Option<String>, Query, description = "At this RFC 3339 time or later, or an age (5m)"),
+        ("created_before" = Option<String>, Query, description = "Before this RFC 3339 time, or an age (5m)"),
     ),
     responses((status = 200, body = Page<AgentInfo>), (status = 400, body = Problem))
 )]
@@ -142,7 +155,7 @@ pub(crate) async fn list(
     caller: Caller,
     mut params: Params,
 ) -> Result<axum::Json<Page<AgentInfo>>, ApiError> {
-    let (filter, page) = list_request(&mut params);
+    let (filter, page) = list_request(&mut params, app.clock.now());
     params.done()?;
     let (number, per_page) = (page.page.unwrap_or(1), page.limit);
     let found = app.store.list_agents(&caller.scope(), filter, page).await?;
@@ -155,7 +168,7 @@ pub(crate) async fn list(
     }))
 }
 
-fn list_request(params: &mut Params) -> (AgentFilter, PageRequest) {
+fn list_request(params: &mut Params, now: Timestamp) -> (AgentFilter, PageRequest) {
     let per_page = params.number("per_page", 1..=PER_PAGE_MOST).and_then(|n| u32::try_from(n).ok());
     let page = PageRequest {
         limit: per_page.unwrap_or(PER_PAGE),
@@ -163,7 +176,8 @@ fn list_request(params: &mut Params) -> (AgentFilter, PageRequest) {
         page: params.number("page", 1..=1_000_000).and_then(|n| u32::try_from(n).ok()),
     };
     let mut filter = AgentFilter::default();
-    for text in params.all("status") {
+    let states: Vec<String> = ["status", "state"].into_iter().flat_map(|name| params.all(name)).collect();
+    for text in states {
         for state in text.split(',') {
             match state.parse::<Observed>() {
                 Ok(state) => filter.status.push(state),
@@ -173,6 +187,19 @@ fn list_request(params: &mut Params) -> (AgentFilter, PageRequest) {
     }
     filter.labels = pairs(params, "label");
     filter.metadata = pairs(params, "metadata");
+    for text in params.all("image") {
+        match text.parse::<ImageRef>() {
+            Ok(image) => filter.images.extend(image.spellings()),
+            Err(error) => params.bad("image", error.to_string()),
+        }
+        filter.images.push(text);
+    }
+    filter.name_prefix = params.text("name_prefix");
+    if filter.images.len() > MAX_SPELLINGS || filter.name_prefix.as_ref().is_some_and(|p| p.len() > MAX_PREFIX) {
+        params.bad("image", "too many images, or too long a name_prefix");
+    }
+    filter.created_after = params.time("created_after", now);
+    filter.created_before = params.time("created_before", now);
     (filter, page)
 }
 
@@ -196,14 +223,17 @@ fn pairs(params: &mut Params, name: &str) -> BTreeMap<String, String> {
         ("id" = String, Path, description = "Id, name or alias"),
         ("show" = Option<String>, Query, description = "`env`: values too; needs agent:read_env, audited"),
     ),
-    responses((status = 200, body = AgentInfo), (status = 403, body = Problem), (status = 404, body = Problem))
+    responses(
+        (status = 200, body = AgentInfo, headers(("ETag" = String, description = "The version, for If-Match"))),
+        (status = 403, body = Problem), (status = 404, body = Problem),
+    )
 )]
 pub(crate) async fn get(
     State(app): State<App>,
     caller: Caller,
     Path(id): Path<String>,
     mut params: Params,
-) -> Result<axum::Json<AgentInfo>, ApiError> {
+) -> Result<([(HeaderName, HeaderValue); 1], axum::Json<AgentInfo>), ApiError> {
     let show = match params.text("show").as_deref() {
         None => false,
         Some("env") => true,
@@ -214,11 +244,12 @@ pub(crate) async fn get(
     };
     params.done()?;
     let row = app.agent(&caller, &id).await?;
+    let version = row.version;
     if show && !caller.may(Permission::AgentReadEnv) {
         return Err(ApiError::forbidden(Permission::AgentReadEnv.as_str()));
     }
     let env = if show { Some(app.store.agent_env(&caller.scope(), &row.id).await?) } else { None };
-    Ok(axum::Json(AgentInfo { env, ..info(row) }))
+    Ok(([(ETAG, etag(version))], axum::Json(AgentInfo { env, ..info(row) })))
 }
 
 /// Delete an agent, from whatever state, with its disk.
@@ -385,7 +416,17 @@ pub(crate) async fn stats(
         processes: s.processes,
         uptime_ms: s.uptime_ms,
         host_memory_bytes: s.host_memory_bytes,
+        cpu_usage_us: s.cpu_usage_us,
+        cpu_count: s.cpu_count,
+        host_cpu_usage_us: s.host_cpu_usage_us,
+        host_disk_bytes: s.host_disk_bytes,
+        sampled_at: Timestamp::from_unix_ms(s.sampled_at_ms),
     }))
+}
+
+/// A version as an entity tag.
+pub(super) fn etag(version: u64) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{version}\"")).expect("digits in quotes")
 }
 
 /// A row as the API shows it, without the env's values.
@@ -402,6 +443,7 @@ pub(crate) fn info(row: AgentRow) -> AgentInfo {
         desired: row.desired,
         version: row.version,
         generation: row.generation,
+        pending_restart: row.pending_restart,
         node: row.node_id.map(|n| n.to_string()),
         isolation: row.isolation,
         engine: row.engine,

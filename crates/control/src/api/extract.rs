@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::problem::ApiError;
-use aether_core::{Code, FieldError};
+use aether_core::{Code, FieldError, Timestamp};
 use aether_store::Idempotency;
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
@@ -169,6 +169,17 @@ impl Params {
         }
     }
 
+    /// An RFC 3339 time, or how long ago.
+    pub(crate) fn time(&mut self, name: &str, now: Timestamp) -> Option<Timestamp> {
+        let text = self.text(name)?;
+        let ago = || aether_core::time::parse_duration(&text).map(|age| now.minus(age));
+        let found = Timestamp::parse_rfc3339(&text).or_else(ago);
+        if found.is_none() {
+            self.bad(name, "must be an RFC 3339 time or a duration such as 5m");
+        }
+        found
+    }
+
     pub(crate) fn bad(&mut self, name: &str, message: impl Into<String>) {
         self.errors.push(FieldError::new(name, message));
     }
@@ -180,6 +191,31 @@ impl Params {
         }
         if self.errors.is_empty() { Ok(()) } else { Err(ApiError::validation(self.errors)) }
     }
+}
+
+/// The versions that `If-Match` names; `None`: any will do. Entity tags of
+/// agents are versions in quotes; bare numbers are taken too.
+pub(crate) fn if_match(headers: &HeaderMap) -> Result<Option<Vec<u64>>, ApiError> {
+    let values: Vec<&str> =
+        headers.get_all(http::header::IF_MATCH).iter().map(|v| v.to_str().unwrap_or_default()).collect();
+    if values.is_empty() {
+        return Ok(None);
+    }
+    let mut versions = Vec::new();
+    for tag in values.iter().flat_map(|value| value.split(',')).map(str::trim) {
+        if tag == "*" {
+            return Ok(None);
+        }
+        // A weak tag never matches (RFC 9110, 13.1.1), but is well formed.
+        let weak = tag.starts_with("W/");
+        let bare = tag.trim_start_matches("W/").trim_matches('"');
+        match bare.parse::<u64>() {
+            Ok(version) if !weak => versions.push(version),
+            Ok(_) => {}
+            Err(_) => return Err(ApiError::field("If-Match", "must be the ETag of the agent, as in \"7\"")),
+        }
+    }
+    Ok(Some(versions))
 }
 
 const MAX_IDEMPOTENCY_KEY: usize = 255;
@@ -228,6 +264,22 @@ mod tests {
         let error = params.done().expect_err("wrong");
         let fields: Vec<_> = error.problem.errors.iter().map(|e| e.field.as_str()).collect();
         assert_eq!(fields, ["b", "c", "d", "e", "a"]);
+    }
+
+    #[test]
+    fn if_match_names_versions() {
+        let of = |values: &[&str]| {
+            let pairs = values.iter().map(|v| (http::header::IF_MATCH, v.parse().expect("header")));
+            if_match(&pairs.collect()).map_err(|e| e.problem.code)
+        };
+        assert_eq!(of(&[]), Ok(None));
+        assert_eq!(of(&["*"]), Ok(None));
+        assert_eq!(of(&["\"7\""]), Ok(Some(vec![7])));
+        assert_eq!(of(&["\"7\", \"8\"", "9"]), Ok(Some(vec![7, 8, 9])));
+        assert_eq!(of(&["W/\"7\""]), Ok(Some(Vec::new())), "matches nothing");
+        for bad in ["", "x", "\"\"", "-1"] {
+            assert_eq!(of(&[bad]), Err(Code::ValidationError), "{bad}");
+        }
     }
 
     #[test]

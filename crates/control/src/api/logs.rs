@@ -57,7 +57,7 @@ pub(crate) async fn logs(
 ) -> Result<Response, ApiError> {
     let follow = params.flag("follow");
     let tail = params.number("tail", 0..=TAIL_MOST).unwrap_or(TAIL);
-    let since = since(&mut params, app.clock.now());
+    let since = params.time("since", app.clock.now());
     let timestamps = params.flag("timestamps");
     params.done()?;
     let wants_events =
@@ -88,18 +88,6 @@ async fn placed(app: &App, caller: &Caller, agent: AgentRow) -> Result<AgentRow,
         agent = crate::wait::until(app, caller, &id, limit, |row| row.node_id.is_some()).await?.row();
     }
     Ok(agent)
-}
-
-fn since(params: &mut Params, now: Timestamp) -> Option<Timestamp> {
-    let text = params.text("since")?;
-    let ago =
-        || aether_core::time::parse_duration(&text).map(|d| now.since(Timestamp::from_unix_ms(0)).saturating_sub(d));
-    let found = Timestamp::parse_rfc3339(&text)
-        .or_else(|| ago().map(|d| Timestamp::from_unix_ms(u64::try_from(d.as_millis()).unwrap_or(u64::MAX))));
-    if found.is_none() {
-        params.bad("since", "must be an RFC 3339 time or a duration such as 5m");
-    }
-    found
 }
 
 fn answer(form: Form, body: Body) -> Response {
@@ -190,7 +178,7 @@ mod tests {
     #[test]
     fn since_is_a_time_or_an_age() {
         let now = Timestamp::from_unix_ms(600_000);
-        let of = |text: &str| since(&mut Params::of(&[("since", text)]), now).map(Timestamp::unix_ms);
+        let of = |text: &str| Params::of(&[("since", text)]).time("since", now).map(Timestamp::unix_ms);
         assert_eq!(of("5m"), Some(300_000));
         assert_eq!(of("1970-01-01T00:00:01Z"), Some(1000));
         assert_eq!(of("2h"), Some(0));

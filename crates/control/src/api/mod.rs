@@ -8,8 +8,10 @@
 //! ```
 
 mod agents;
+mod bulk;
 mod document;
 mod envelope;
+mod events;
 mod exec;
 mod exec_stream;
 mod extract;
@@ -22,6 +24,7 @@ mod routes;
 mod system;
 #[cfg(test)]
 mod tests;
+mod update;
 
 pub use document::openapi;
 pub(crate) use guard::Caller;
@@ -55,12 +58,15 @@ fn cors_layer(cors: &CorsConfig) -> CorsLayer {
     let origins: Vec<HeaderValue> = cors.allowed_origins.iter().filter_map(|o| o.parse().ok()).collect();
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
-        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE])
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         .allow_headers([
             http::header::AUTHORIZATION,
             http::header::CONTENT_TYPE,
+            http::header::IF_MATCH,
             HeaderName::from_static("idempotency-key"),
+            HeaderName::from_static("last-event-id"),
             HeaderName::from_static("x-api-key"),
             HeaderName::from_static("x-request-id"),
         ])
+        .expose_headers([http::header::ETAG, HeaderName::from_static("x-request-id")])
 }

@@ -2,7 +2,7 @@
 //! handler that is not in it is not served, and it cannot be in it without
 //! saying both.
 
-use super::{agents, exec, exec_stream, files, images, keys, logs, system};
+use super::{agents, bulk, events, exec, exec_stream, files, images, keys, logs, system, update};
 use crate::app::App;
 use aether_core::Permission as P;
 use axum::routing::MethodRouter;
@@ -72,7 +72,10 @@ pub(crate) fn table() -> Vec<Entry> {
         entry(Needs(P::KeyManage), Short, routes!(keys::revoke)),
         entry(Needs(P::AgentRead), Short, routes!(agents::list)),
         entry(Needs(P::AgentCreate), Wait, routes!(agents::create)),
+        entry(Needs(P::AgentCreate), Wait, routes!(bulk::create)),
+        entry(Needs(P::AgentDelete), Wait, routes!(bulk::delete)),
         entry(Needs(P::AgentRead), Short, routes!(agents::get)),
+        entry(Needs(P::AgentUpdate), Short, routes!(update::update)),
         entry(Needs(P::AgentDelete), Short, routes!(agents::delete)),
         entry(Needs(P::AgentUpdate), Wait, routes!(agents::start)),
         entry(Needs(P::AgentUpdate), Wait, routes!(agents::stop)),
@@ -88,6 +91,7 @@ pub(crate) fn table() -> Vec<Entry> {
         entry(Needs(P::AgentExec), Short, routes!(files::head)),
         entry(Needs(P::AgentExec), Stream, routes!(files::put)),
         entry(Needs(P::AgentExec), Short, routes!(files::delete)),
+        entry(Needs(P::AgentRead), Stream, routes!(events::events)),
         entry(Needs(P::AgentRead), Short, routes!(images::list)),
         entry(Needs(P::AgentCreate), Stream, routes!(images::add)),
         entry(Needs(P::AgentRead), Short, routes!(images::get)),

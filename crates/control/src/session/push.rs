@@ -20,6 +20,8 @@ struct Told {
     generation: u64,
     desired: Desired,
     expires_at: Option<Timestamp>,
+    /// Counts where there is no deadline yet.
+    ttl_s: Option<u64>,
     force: bool,
     stop_timeout_ms: Option<u32>,
 }
@@ -30,6 +32,7 @@ impl Told {
             generation: a.agent.generation,
             desired: a.desired,
             expires_at: a.agent.expires_at,
+            ttl_s: a.agent.spec.ttl_s,
             force: a.agent.force,
             stop_timeout_ms: a.agent.stop_timeout_ms,
         }

@@ -135,3 +135,138 @@ async fn health_and_stats() {
     let (_, nodes) = over_socket(&server.socket, "/v1/scheduler/nodes").await;
     assert_eq!((nodes[0]["status"].as_str(), nodes[0]["engine"].as_str()), (Some("ready"), Some("qemu")));
 }
+
+#[tokio::test]
+async fn a_patch_says_what_waits_and_minds_the_version() {
+    let server = start().await;
+    let id = server.agent("one").await;
+    let path = "/v1/agents/one";
+    let patch = |body: serde_json::Value| server.request(Method::PATCH, path).json(&body);
+    let read = server.get(path).send().await.expect("answered");
+    let tag = read.headers()["etag"].to_str().expect("text").to_owned();
+    let response = patch(json!({ "labels": { "a": "b" }, "env": { "KEY": "s3cr3t" } })).header("if-match", &tag);
+    let response = response.send().await.expect("answered");
+    assert_eq!(response.status(), StatusCode::OK);
+    let next = response.headers()["etag"].to_str().expect("text").to_owned();
+    let body: serde_json::Value = response.json().await.expect("JSON");
+    assert_eq!((&body["changed"], &body["pending_restart"]), (&json!(["labels", "env"]), &json!(["env"])));
+    assert!(next != tag && !body.to_string().contains("s3cr3t"), "{body}");
+    let refused =
+        problem(patch(json!({ "labels": { "a": "c" } })).header("if-match", &tag), 412, "PRECONDITION_FAILED");
+    assert!(refused.await["remedy"].as_str().is_some_and(|r| r.contains("ETag")));
+    problem(patch(json!({})).header("if-match", "yesterday"), 400, "VALIDATION_ERROR").await;
+    let wrong = problem(patch(json!({ "resources": { "disk_mb": 20_480, "cpu_count": 65 } })), 400, "VALIDATION_ERROR");
+    let fields: Vec<_> = wrong.await["errors"].as_array().expect("errors").iter().map(|e| e["field"].clone()).collect();
+    assert_eq!(fields, ["resources.cpu_count", "resources.disk_mb"]);
+    problem(patch(json!({ "image": "other" })), 400, "VALIDATION_ERROR").await;
+    ok(server.post("/v1/agents", json!({ "image": "never", "name": "two" }))).await;
+    problem(patch(json!({ "name": "two" })), 409, "CONFLICT").await;
+    let (status, renamed) = ok(patch(json!({ "name": "three", "ttl": "1h" }))).await;
+    assert_eq!((status, renamed["id"].as_str()), (StatusCode::OK, Some(id.as_str())), "{renamed}");
+    assert!(renamed["expires_at"].is_string(), "{renamed}");
+    problem(patch(json!({ "name": "one" })), 404, "NOT_FOUND").await;
+    let stranger = server.key("acme", aether_core::Role::Admin, None).await;
+    problem(server.as_key(&stranger, Method::PATCH, &format!("/v1/agents/{id}")).json(&json!({})), 404, "NOT_FOUND")
+        .await;
+    let viewer = server.key("default", aether_core::Role::Viewer, None).await;
+    problem(server.as_key(&viewer, Method::PATCH, "/v1/agents/three").json(&json!({})), 403, "FORBIDDEN").await;
+    // The next start has the new env.
+    ok(server.request(Method::POST, "/v1/agents/three/stop?wait=stopped")).await;
+    let (_, started) = ok(server.request(Method::POST, "/v1/agents/three/start?wait=running")).await;
+    assert_eq!((&started["status"], started.get("pending_restart")), (&json!("running"), None), "{started}");
+    assert_eq!(server.node.env_of(&id).expect("env")["KEY"], "s3cr3t");
+}
+
+#[tokio::test]
+async fn lists_are_filtered() {
+    let server = start().await;
+    for (name, image) in [("web-1", "never"), ("web-2", "docker.io/library/python:3.11"), ("db", "python:3.11")] {
+        let (status, _) = ok(server.post("/v1/agents", json!({ "image": image, "name": name }))).await;
+        assert_eq!(status, StatusCode::CREATED);
+    }
+    for (query, names) in [
+        ("image=python:3.11", vec!["db", "web-2"]),
+        ("image=library/python:3.11", vec!["db", "web-2"]),
+        ("image=never&image=python:3.11", vec!["db", "web-2", "web-1"]),
+        ("image=never:latest", vec!["web-1"]),
+        ("image=python", vec![]),
+        ("name_prefix=web", vec!["web-2", "web-1"]),
+        ("created_after=1h", vec!["db", "web-2", "web-1"]),
+        ("created_before=1h", vec![]),
+        ("created_before=2100-01-01T00:00:00Z&name_prefix=d", vec!["db"]),
+        ("state=gone", vec![]),
+    ] {
+        let (_, page) = ok(server.get(&format!("/v1/agents?{query}"))).await;
+        let found: Vec<_> = page["data"].as_array().expect("data").iter().map(|a| a["name"].as_str()).collect();
+        assert_eq!(found, names.into_iter().map(Some).collect::<Vec<_>>(), "{query}");
+    }
+    for bad in ["image=!!", "created_after=yesterday", "state=zombie", "name_prefix=a&name_prefix=b"] {
+        problem(server.get(&format!("/v1/agents?{bad}")), 400, "VALIDATION_ERROR").await;
+    }
+    let long = "a".repeat(65);
+    problem(server.get(&format!("/v1/agents?name_prefix={long}")), 400, "VALIDATION_ERROR").await;
+}
+
+#[tokio::test]
+async fn many_at_once_each_with_its_result() {
+    let server = start().await;
+    let agents = json!([
+        { "image": "never", "name": "a" }, { "image": "UPPER" }, { "image": "never", "name": "a" },
+        { "imgae": "never" }, { "image": "never", "tenant_id": "other" }, { "image": "never", "name": "b" },
+    ]);
+    let keyed = |body: &serde_json::Value| {
+        server.post("/v1/agents/bulk/create", body.clone()).header("idempotency-key", "bulk-1")
+    };
+    let body = json!({ "agents": agents });
+    let (status, made) = ok(keyed(&body)).await;
+    assert_eq!(status, StatusCode::MULTI_STATUS);
+    let results = made["results"].as_array().expect("results").clone();
+    let statuses: Vec<_> = results.iter().map(|r| r["status"].as_u64().expect("status")).collect();
+    assert_eq!(statuses, [201, 400, 409, 400, 403, 201], "{made}");
+    for (index, result) in results.iter().enumerate() {
+        assert_eq!(result["index"], index);
+        assert_eq!(result["agent"].is_object(), result["status"] == 201, "{result}");
+        assert_eq!(result["problem"]["code"].is_string(), result["status"] != 201, "{result}");
+    }
+    let (_, again) = ok(keyed(&body)).await;
+    let ids = |answer: &serde_json::Value| -> Vec<serde_json::Value> {
+        answer["results"].as_array().expect("results").iter().map(|r| r["agent"]["id"].clone()).collect()
+    };
+    assert_eq!(ids(&again), ids(&made), "a repeat answers with the first agents");
+    assert_eq!(ok(server.get("/v1/agents")).await.1["total"], 2);
+    problem(keyed(&json!({ "agents": [{ "image": "never" }] })), 422, "IDEMPOTENCY_MISMATCH").await;
+    // The key that a single create used is not one of a bulk.
+    let single = server.post("/v1/agents", json!({ "image": "never" })).header("idempotency-key", "bulk-1");
+    problem(single, 422, "IDEMPOTENCY_MISMATCH").await;
+    let many: Vec<_> = (0..101).map(|_| json!({ "image": "never" })).collect();
+    for bad in [json!({ "agents": [] }), json!({ "agents": many }), json!({}), json!({ "agents": 1 })] {
+        problem(server.post("/v1/agents/bulk/create", bad), 400, "VALIDATION_ERROR").await;
+    }
+}
+
+#[tokio::test]
+async fn a_repeated_bulk_delete_does_not_touch_what_came_after() {
+    let server = start().await;
+    for name in ["a", "b"] {
+        ok(server.post("/v1/agents", json!({ "image": "never", "name": name }))).await;
+    }
+    let keyed = |body: &serde_json::Value| {
+        server.post("/v1/agents/bulk/delete", body.clone()).header("idempotency-key", "bulk-2")
+    };
+    let body = json!({ "ids": ["a", "absent", "b", "a"], "grace": "2s" });
+    let statuses = |answer: &serde_json::Value| -> Vec<u64> {
+        answer["results"].as_array().expect("results").iter().map(|r| r["status"].as_u64().expect("status")).collect()
+    };
+    let (status, first) = ok(keyed(&body)).await;
+    assert_eq!((status, statuses(&first)), (StatusCode::MULTI_STATUS, vec![204, 404, 204, 204]), "{first}");
+    ok(server.post("/v1/agents", json!({ "image": "never", "name": "a" }))).await;
+    assert_eq!(statuses(&ok(keyed(&body)).await.1), [204, 404, 204, 204]);
+    assert_eq!(ok(server.get("/v1/agents/a")).await.0, StatusCode::OK, "the new one lives");
+    problem(keyed(&json!({ "ids": ["b"] })), 422, "IDEMPOTENCY_MISMATCH").await;
+    let stranger = server.key("acme", aether_core::Role::Admin, None).await;
+    let foreign = server.as_key(&stranger, Method::POST, "/v1/agents/bulk/delete").json(&json!({ "ids": ["a"] }));
+    assert_eq!(statuses(&ok(foreign).await.1), [404]);
+    for bad in [json!({ "ids": [] }), json!({ "ids": ["a"], "grace": "1h" }), json!({ "ids": ["a"], "x": 1 })] {
+        problem(server.post("/v1/agents/bulk/delete", bad), 400, "VALIDATION_ERROR").await;
+    }
+}

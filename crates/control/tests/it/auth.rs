@@ -39,6 +39,7 @@ fn call(server: &Server, key: Option<&str>, operation: &Operation, id: &str) -> 
         Method::POST if operation.path.ends_with("/exec") => request.json(&json!({ "command": ["echo", "a"] })),
         Method::POST if operation.path.ends_with("/signal") => request.json(&json!({ "signal": "9" })),
         Method::POST if operation.path == "/v1/agents" => request.json(&json!({ "image": "never" })),
+        Method::PATCH => request.json(&json!({ "name": "taken-over" })),
         Method::POST if operation.path == "/v1/images" => request.json(&json!({ "reference": "absent" })),
         _ => request,
     };

@@ -43,7 +43,7 @@ async fn every_example_works() {
             let made = crate::harness::ok(server.post("/v1/agents?wait=running", again.clone())).await;
             assert_eq!(made.0.as_u16(), 201, "{}", made.1);
         }
-        let endless = example.contains("follow=true");
+        let endless = example.contains("text/event-stream");
         let command = if endless { example.replacen("api ", "api --max-time 2 ", 1) } else { example.clone() };
         let script = format!("{}\n{command}", prelude(&server.socket.to_string_lossy()));
         let output = tokio::process::Command::new("bash")

@@ -4,6 +4,7 @@
 mod agents;
 mod auth;
 mod docs;
+mod events;
 mod exec;
 mod files;
 mod harness;

@@ -27,6 +27,7 @@ pub(super) async fn read() -> StatsResponse {
         network_tx_bytes: tx,
         processes: processes(),
         uptime_ms: sys::uptime_ms(),
+        cpu_count: u32::try_from(after.cores).unwrap_or(u32::MAX),
         ..Default::default()
     }
 }

@@ -1,7 +1,9 @@
 //! Health and figures of one agent.
 
 use super::{DataService, Up, error};
+use crate::engine::VmmStats;
 use aether_proto::node as wire;
+use std::os::unix::fs::MetadataExt;
 use tonic::Status as Refusal;
 
 impl DataService {
@@ -23,16 +25,15 @@ impl DataService {
             (now.vmm.clone(), now.slot)
         };
         // The host's own figures are worth having, not worth failing for.
-        let host_memory_bytes = match vmm {
-            Some(vmm) => match self.host.engine.stats(&vmm).await {
-                Ok(stats) => stats.memory_bytes,
-                Err(e) => {
-                    tracing::debug!(%agent, error = %e, "no figures of the VMM");
-                    0
-                }
-            },
-            None => 0,
+        let machine = match vmm {
+            Some(vmm) => self.host.engine.stats(&vmm).await.unwrap_or_else(|e| {
+                tracing::debug!(%agent, error = %e, "no figures of the VMM");
+                VmmStats::default()
+            }),
+            None => VmmStats::default(),
         };
+        let disk = self.host.config.disks_dir().join(format!("{agent}.disk"));
+        let host_disk_bytes = tokio::fs::metadata(disk).await.map_or(0, |m| m.blocks() * 512);
         let counters = match slot {
             Some(slot) => self.host.network.counters(slot).await.ok(),
             None => None,
@@ -48,7 +49,11 @@ impl DataService {
             network_tx_bytes: counters.map_or(stats.network_tx_bytes, |c| c.tx_bytes),
             processes: stats.processes,
             uptime_ms: stats.uptime_ms,
-            host_memory_bytes,
+            host_memory_bytes: machine.memory_bytes,
+            host_cpu_usage_us: machine.cpu_usage_us,
+            host_disk_bytes,
+            cpu_count: stats.cpu_count,
+            sampled_at_ms: self.host.clock.now().unix_ms(),
         })
     }
 }

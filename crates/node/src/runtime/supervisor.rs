@@ -2,7 +2,7 @@
 //!
 //! The only writer of the journal's assignments. What it admits: for an agent
 //! it knows, generations above the known one; at the same generation only a
-//! moved deadline, and the env that a restart lost.
+//! moved deadline or time to live, and the env that a restart lost.
 
 use super::wish::{Env, Wish};
 use super::{Host, Sandbox, Status};
@@ -228,7 +228,8 @@ fn admit_known(known: &Wish, assigned: Assigned, env: Env) -> Option<Wish> {
         tracing::warn!(agent = %now.agent_id, "another wish at the same generation is ignored");
         return None;
     }
-    let same = Assigned { expires_at: assigned.expires_at, force: assigned.force, ..now.clone() };
+    let mut same = Assigned { expires_at: assigned.expires_at, force: assigned.force, ..now.clone() };
+    same.spec.ttl_s = assigned.spec.ttl_s;
     let news = same != *now || known.env.is_none();
     news.then_some(Wish { assigned: same, env: Some(env) })
 }

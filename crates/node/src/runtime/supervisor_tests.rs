@@ -55,6 +55,12 @@ fn only_newer_generations_change_the_wish() {
     assert!(meet(&known, AgentAssignment { desired: "gone".into(), ..base.clone() }).is_none());
     let moved = meet(&known, AgentAssignment { expires_at_ms: Some(9), ..base.clone() }).expect("news");
     assert_eq!(moved.assigned.expires_at, Some(Timestamp::from_unix_ms(9)));
+    let mut spec = AgentSpec { ttl_s: Some(60), ..AgentSpec::for_image("other:1") };
+    let changed = |spec: &AgentSpec| serde_json::to_vec(spec).expect("serialises").into();
+    let moved = meet(&known, AgentAssignment { spec_json: changed(&spec), ..base.clone() }).expect("news");
+    assert_eq!((moved.assigned.spec.ttl_s, moved.assigned.spec.image.as_str()), (Some(60), "python:3.11"));
+    spec.ttl_s = None;
+    assert!(meet(&known, AgentAssignment { spec_json: changed(&spec), ..base.clone() }).is_none(), "waits for a start");
     let newer = meet(&known, AgentAssignment { generation: 6, desired: "stopped".into(), ..base.clone() });
     assert_eq!(newer.map(|w| w.assigned.desired), Some(Desired::Stopped));
     let forgetful = Wish { env: None, ..known };

@@ -7,11 +7,12 @@ use crate::tx::{Context, Row, Tx, params, query_one, to_json};
 use aether_core::api::AgentFailure;
 use aether_core::state::Observed;
 use aether_core::{AgentId, TenantScope};
+use std::collections::BTreeMap;
 
 pub(crate) const COLUMNS: &str = "id, tenant_id, name, alias, spec, env_names, desired, observed, version, generation, \
     node_id, assigned, isolation, engine, disk_encryption, image_digest, placement_reason, queue_position, exit_code, \
     exit_signal, restarts, unhealthy, error_code, error_message, created_ms, updated_ms, started_ms, stopped_ms, \
-    expires_ms, stop_force, stop_timeout_ms, report_epoch, report_sequence";
+    expires_ms, stop_force, stop_timeout_ms, report_epoch, report_sequence, pending_restart";
 
 pub(crate) fn decode(row: &Row) -> Result<AgentRow, StoreError> {
     let error = row.text_opt("error_code")?;
@@ -27,6 +28,7 @@ pub(crate) fn decode(row: &Row) -> Result<AgentRow, StoreError> {
         observed: row.parse("observed")?,
         version: row.uint("version")?,
         generation: row.uint("generation")?,
+        pending_restart: row.json("pending_restart")?,
         node_id: row.parse_opt("node_id")?,
         assigned: row.flag("assigned")?,
         isolation: row.text_opt("isolation")?,
@@ -110,8 +112,9 @@ pub(crate) async fn save(
                 isolation = $7, engine = $8, disk_encryption = $9, image_digest = $10, placement_reason = $11,
                 queue_position = $12, exit_code = $13, exit_signal = $14, restarts = $15, unhealthy = $16,
                 error_code = $17, error_message = $18, updated_ms = $19, started_ms = $20, stopped_ms = $21,
-                expires_ms = $22, stop_force = $23, stop_timeout_ms = $24
-             WHERE id = $25 AND version = $26",
+                expires_ms = $22, stop_force = $23, stop_timeout_ms = $24, name = $25, spec = $26, env_names = $27,
+                pending_restart = $28
+             WHERE id = $29 AND version = $30",
             params![
                 row.desired.as_str(),
                 row.observed.as_str(),
@@ -137,6 +140,10 @@ pub(crate) async fn save(
                 row.expires_at,
                 row.force,
                 row.stop_timeout_ms,
+                row.name.as_str(),
+                to_json(&row.spec)?,
+                to_json(&row.env_names)?,
+                to_json(&row.pending_restart)?,
                 row.id.as_str(),
                 held,
             ],
@@ -158,8 +165,8 @@ pub(crate) async fn insert(tx: &mut dyn Tx, row: &AgentRow, env_sealed: Option<V
     let inserted = tx
         .execute(
             "INSERT INTO agents (id, tenant_id, name, alias, spec, env_names, env_sealed, desired, observed, version,
-                generation, assigned, restarts, unhealthy, created_ms, updated_ms, stop_force)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0, 0, 0, $12, $13, 0)
+                generation, assigned, restarts, unhealthy, created_ms, updated_ms, stop_force, image)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0, 0, 0, $12, $13, 0, $14)
              ON CONFLICT DO NOTHING",
             params![
                 row.id.as_str(),
@@ -175,6 +182,7 @@ pub(crate) async fn insert(tx: &mut dyn Tx, row: &AgentRow, env_sealed: Option<V
                 row.generation,
                 row.created_at,
                 row.updated_at,
+                &row.spec.image,
             ],
         )
         .await?;
@@ -182,13 +190,24 @@ pub(crate) async fn insert(tx: &mut dyn Tx, row: &AgentRow, env_sealed: Option<V
         return Err(StoreError::AlreadyExists { what: "agent" });
     }
     for (kind, pairs) in [("label", &row.spec.labels), ("metadata", &row.spec.metadata)] {
-        for (key, value) in pairs {
-            tx.execute(
-                "INSERT INTO agent_labels (agent_id, tenant_id, kind, key, value) VALUES ($1, $2, $3, $4, $5)",
-                params![row.id.as_str(), row.tenant.as_str(), kind, key, value],
-            )
-            .await?;
-        }
+        insert_labels(tx, row, kind, pairs).await?;
+    }
+    Ok(())
+}
+
+/// Writes pairs of one kind, of which there are none yet.
+pub(crate) async fn insert_labels(
+    tx: &mut dyn Tx,
+    row: &AgentRow,
+    kind: &str,
+    pairs: &BTreeMap<String, String>,
+) -> Result<(), StoreError> {
+    for (key, value) in pairs {
+        tx.execute(
+            "INSERT INTO agent_labels (agent_id, tenant_id, kind, key, value) VALUES ($1, $2, $3, $4, $5)",
+            params![row.id.as_str(), row.tenant.as_str(), kind, key, value],
+        )
+        .await?;
     }
     Ok(())
 }

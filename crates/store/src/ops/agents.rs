@@ -57,6 +57,7 @@ fn fresh_row(cx: &Context, scope: &TenantScope, new: &NewAgent) -> AgentRow {
         observed: Observed::Pending,
         version: 1,
         generation: 1,
+        pending_restart: Vec::new(),
         node_id: None,
         assigned: false,
         isolation: None,
@@ -80,7 +81,7 @@ fn fresh_row(cx: &Context, scope: &TenantScope, new: &NewAgent) -> AgentRow {
     }
 }
 
-async fn claim_name(tx: &mut dyn Tx, row: &AgentRow, name: &AgentName) -> Result<(), StoreError> {
+pub(crate) async fn claim_name(tx: &mut dyn Tx, row: &AgentRow, name: &AgentName) -> Result<(), StoreError> {
     let claimed = tx
         .execute(
             "INSERT INTO agent_names (tenant_id, name, agent_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
@@ -91,7 +92,11 @@ async fn claim_name(tx: &mut dyn Tx, row: &AgentRow, name: &AgentName) -> Result
 }
 
 /// None where there is nothing to hide.
-fn seal_env(cx: &Context, row: &AgentRow, env: &BTreeMap<String, String>) -> Result<Option<Vec<u8>>, StoreError> {
+pub(crate) fn seal_env(
+    cx: &Context,
+    row: &AgentRow,
+    env: &BTreeMap<String, String>,
+) -> Result<Option<Vec<u8>>, StoreError> {
     if env.is_empty() {
         return Ok(None);
     }
@@ -140,6 +145,17 @@ pub(crate) async fn by_id(tx: &mut dyn Tx, id: &AgentId) -> Result<Option<AgentR
     query_one(tx, &sql, params![id.as_str()]).await?.as_ref().map(decode).transpose()
 }
 
+/// Values in clear, not audited: for changing them.
+pub(crate) async fn read_env(
+    tx: &mut dyn Tx,
+    cx: &Context,
+    row: &AgentRow,
+) -> Result<BTreeMap<String, String>, StoreError> {
+    let sealed = query_one(tx, "SELECT env_sealed FROM agents WHERE id = $1", params![row.id.as_str()]).await?;
+    let sealed = sealed.map(|r| r.bytes_opt("env_sealed")).transpose()?.flatten();
+    open_env(cx, row, sealed.as_deref())
+}
+
 /// Values in clear; the reading is audited in the same transaction.
 pub(crate) async fn env(
     tx: &mut dyn Tx,
@@ -148,9 +164,7 @@ pub(crate) async fn env(
     id: &AgentId,
 ) -> Result<BTreeMap<String, String>, StoreError> {
     let row = agent_row::lock_own(tx, scope, id).await?;
-    let sealed = query_one(tx, "SELECT env_sealed FROM agents WHERE id = $1", params![id.as_str()]).await?;
-    let sealed = sealed.map(|r| r.bytes_opt("env_sealed")).transpose()?.flatten();
-    let env = open_env(cx, &row, sealed.as_deref())?;
+    let env = read_env(tx, cx, &row).await?;
     audit::success(tx, cx, scope, "read_env", "agent", Some(id.as_str()), json!({})).await?;
     Ok(env)
 }

@@ -96,6 +96,7 @@ fn running(row: &AgentRow) -> Result<Option<AgentRow>, StoreError> {
 /// Forgets the last run; keeps the node, which has the disk.
 fn start_afresh(row: &mut AgentRow) {
     row.assigned = false;
+    row.pending_restart.clear();
     row.placement_reason = None;
     row.queue_position = None;
     row.exit_code = None;

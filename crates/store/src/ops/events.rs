@@ -91,16 +91,16 @@ pub(crate) async fn after(
     }
     let (txn, readable, order) = dialect_parts(tx.dialect());
     let mut values = params![cursor.transaction, cursor.sequence, limit.clamp(1, MAX_LIMIT)];
-    let own = match scope {
+    let (own, name) = match scope {
         Some(scope) => {
             values.push(Value::from(scope.tenant().as_str()));
-            "AND tenant_id = $4"
+            ("AND tenant_id = $4", "(SELECT name FROM agents WHERE agents.id = events.agent_id)")
         }
-        None => "",
+        None => ("", "CAST(NULL AS TEXT)"),
     };
     let sql = format!(
-        "SELECT {txn} AS txn, seq, at_ms, tenant_id, kind, agent_id, node_id, version, generation, desired, observed,
-            data FROM events WHERE {readable} {own} ORDER BY {order} LIMIT $3"
+        "SELECT {txn} AS txn, seq, at_ms, tenant_id, kind, agent_id, {name} AS agent_name, node_id, version,
+            generation, desired, observed, data FROM events WHERE {readable} {own} ORDER BY {order} LIMIT $3"
     );
     let rows = tx.query(&sql, values).await?.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
     let next = rows.last().map_or(cursor, |row| row.cursor);
@@ -114,6 +114,7 @@ fn decode(row: &Row) -> Result<EventRow, StoreError> {
         tenant: row.parse_opt::<TenantId>("tenant_id")?,
         kind: row.text("kind")?,
         agent_id: row.parse_opt("agent_id")?,
+        agent_name: row.text_opt("agent_name")?,
         node_id: row.parse_opt("node_id")?,
         version: row.uint("version")?,
         generation: row.uint("generation")?,

@@ -30,6 +30,22 @@ impl Where {
             let states: Vec<_> = filter.status.iter().map(|s| w.push(s.as_str())).collect();
             w.sql.push_str(&format!(" AND observed IN ({})", states.join(", ")));
         }
+        if !filter.images.is_empty() {
+            let names: Vec<_> = filter.images.iter().map(|image| w.push(image)).collect();
+            let names = names.join(", ");
+            w.sql.push_str(&format!(" AND (image IN ({names}) OR image_digest IN ({names}))"));
+        }
+        if let Some(prefix) = &filter.name_prefix {
+            // Not LIKE: `_` is a letter of names.
+            let (length, prefix) = (w.push(prefix.chars().count() as u64), w.push(prefix));
+            w.sql.push_str(&format!(" AND substr(name, 1, CAST({length} AS INTEGER)) = {prefix}"));
+        }
+        for (condition, at) in [(">=", filter.created_after), ("<", filter.created_before)] {
+            if let Some(at) = at {
+                let at = w.push(at);
+                w.sql.push_str(&format!(" AND created_ms {condition} {at}"));
+            }
+        }
         for (kind, pairs) in [("label", &filter.labels), ("metadata", &filter.metadata)] {
             for (key, value) in pairs {
                 let (kind, key, value) = (w.push(kind), w.push(key), w.push(value));

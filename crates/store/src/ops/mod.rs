@@ -22,3 +22,4 @@ pub(crate) mod prune;
 pub(crate) mod reports;
 pub(crate) mod reservation;
 pub(crate) mod tenants;
+pub(crate) mod update;

@@ -14,6 +14,7 @@ mod postgres_only;
 mod reports;
 mod sqlite_only;
 mod tenancy;
+mod updates;
 
 /// Runs each function once per engine on a fresh store.
 macro_rules! on_both {

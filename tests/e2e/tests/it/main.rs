@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, clippy::expect_used, reason = "tests wait on the real clock")]
 
 mod api;
+mod breadth;
 mod crash;
 mod faults;
 mod ipv6;
