@@ -6,6 +6,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST_TRIPLE := x86_64-unknown-linux-gnu
 GUEST := $(abspath $(TARGET))/$(HOST_TRIPLE)/guest/aether-guest
 DEMO := $(abspath $(TARGET))/demo
+RELEASE := $(abspath $(TARGET))/release/aether
 export AETHER_GUEST_BIN := $(GUEST)
 
 .PHONY: help
@@ -68,11 +69,16 @@ e2e: test-deps guest ## end to end, in real microVMs, against the built binary
 test: test-deps lint unit e2e ## everything
 
 .PHONY: leaks
-leaks: test-deps guest ## the long leak proof: 200 rounds and 50 at once (about 20 minutes)
-	cargo build -p aether
+leaks: test-deps release ## the long leak proof: 200 rounds and 50 at once (about 20 minutes); results/leaks.jsonl
 	scripts/demo-image.sh $(DEMO)
-	AETHER_BIN=$(abspath $(TARGET))/debug/aether AETHER_DEMO=$(DEMO) AETHER_ROUNDS=200 AETHER_BURST=50 \
+	AETHER_BIN=$(RELEASE) AETHER_DEMO=$(DEMO) AETHER_RESULTS=$(abspath results) AETHER_ROUNDS=200 AETHER_BURST=50 \
 	  cargo test -p aether-e2e -- --test-threads=1 --nocapture leaks
+
+.PHONY: bench
+bench: test-deps release ## ours beside peers and bare baselines; results/bench.json (ROWS="5 7": those alone)
+	scripts/demo-image.sh $(DEMO)
+	cargo build --release -q -p aether-bench
+	AETHER_BIN=$(RELEASE) AETHER_DEMO=$(DEMO) $(abspath $(TARGET))/release/aether-bench $(ROWS)
 
 .PHONY: openapi
 openapi: ## renew docs/openapi.json from the routes

@@ -103,6 +103,11 @@ impl NodeConfig {
         self.state_dir.join("disks")
     }
 
+    /// Disks made in advance, which nobody owns yet.
+    pub(crate) fn spares_dir(&self) -> PathBuf {
+        self.state_dir.join("spares")
+    }
+
     /// The last lines of agents that ended.
     pub(crate) fn logs_dir(&self) -> PathBuf {
         self.state_dir.join("logs")

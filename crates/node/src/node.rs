@@ -8,8 +8,9 @@ use crate::engine::Engine;
 use crate::images::Images;
 use crate::journal::{Journal, JournalError};
 use crate::network::NetworkPool;
-use crate::runtime::{Host, Reports, Slots, Supervisor};
+use crate::runtime::{Host, Reports, Slots, Spares, Supervisor};
 use crate::session::{Capacity, Session};
+use aether_core::spec::Resources;
 use aether_core::{Clock, NodeId, Rng};
 use aether_proto::node::node_data_server::NodeDataServer;
 use aether_proto::pipe;
@@ -107,10 +108,14 @@ impl Node {
         })?;
         let boots = config.max_boots.unwrap_or_else(|| crate::session::cores().max(2));
         let contents = journal.load().await?;
+        let spares = Spares::open(config.spares_dir(), parts.engine.clone(), config.disk_reserve);
+        let spares =
+            spares.map_err(|source| NodeError::Io { doing: "empty the folder", path: config.spares_dir(), source })?;
         let host = Arc::new(Host {
             queue: BootQueue::new(boots),
             ledger: Ledger::new(capacity.memory_mb),
             slots: Slots::new(config.slots),
+            spares,
             reports: Reports::default(),
             shutdown: CancellationToken::new(),
             engine: parts.engine,
@@ -146,6 +151,7 @@ impl Node {
         let session =
             Session { host: host.clone(), supervisor: supervisor.clone(), node_id, epoch, capacity, dialer: control };
         let session = tokio::spawn(session.run());
+        host.spares.refill(Resources::default().with_defaults().disk_mb);
         let sweeper = tokio::spawn(sweep_now_and_then(host.clone()));
         let collector = tokio::spawn(collect_now_and_then(host.clone()));
         let service = DataService::new(host.clone(), supervisor.clone());
@@ -168,6 +174,7 @@ impl Node {
             let _ = task.await;
         }
         supervisor.join().await;
+        host.spares.close().await;
         host.engine.close().await;
         served
     }

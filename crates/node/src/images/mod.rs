@@ -48,6 +48,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 use tokio_util::io::SyncIoBridge;
 
 /// Where images lie and what they may cost.
@@ -177,9 +178,14 @@ impl Images {
         let key = registry::flight_key(&spec);
         let inner = self.inner.clone();
         let work = move |reporter: Reporter| async move { inner.registry.pull(&spec, &inner.pins, &reporter).await };
+        let began = Instant::now();
         let pulled = self.inner.pulls.run(&key, &progress, work).await?;
+        let converting = Instant::now();
         let device = self.device(&pulled.image, &progress).await?;
+        let convert_ms = converting.elapsed().as_millis();
         let record = self.record(tenant, vec![name], pulled.image.clone(), device).await?;
+        let (digest, download_ms) = (&record.digest, converting.duration_since(began).as_millis());
+        tracing::info!(digest, download_ms, convert_ms, "pulled");
         progress.report(Phase::Done, record.size_bytes, record.size_bytes);
         Ok(record)
     }

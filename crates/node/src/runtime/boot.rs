@@ -4,6 +4,7 @@
 
 use super::failure::{self, BootEnd, Failure};
 use super::identity;
+use super::laps::Laps;
 use super::run::{Run, Signal};
 use super::sandbox::{Fault, Sandbox};
 use super::wish::{Env, Wish};
@@ -56,21 +57,32 @@ impl Sandbox {
     }
 
     async fn attempt(&mut self, wish: &Wish, env: &Env) -> Result<(), BootEnd> {
+        let mut laps = Laps::start();
         self.admit(wish)?;
         let device = self.take_image(wish).await?;
         fail_point!("boot.after_image");
+        laps.lap("image");
         let place = self.wait_for_turn().await?;
+        laps.lap("queue");
         let net = self.take_slot(wish).await?;
         fail_point!("boot.after_slot");
+        laps.lap("slot");
         let disk = self.take_disk(wish).await?;
         fail_point!("boot.after_disk");
+        laps.lap("disk");
         self.start_vmm(wish, device, disk, &net).await?;
         fail_point!("boot.after_vmm");
+        laps.lap("vmm");
         self.wait_for_guest().await?;
         fail_point!("boot.after_guest");
+        laps.lap("guest");
         self.give_identity(wish, env, &net).await?;
         fail_point!("boot.after_identify");
+        laps.lap("identity");
+        tracing::info!(agent = %self.agent_id(), slot = ?self.row.slot, took_ms = %laps, "booted");
         drop(place);
+        // Now, when the guest no longer needs the processor for its boot.
+        self.host.spares.refill(wish.assigned.spec.resources.with_defaults().disk_mb);
         Ok(())
     }
 
@@ -187,7 +199,10 @@ impl Sandbox {
             Failure::new(code::NODE_ERROR, "The node could not make the agent's disk; its log says why.")
         })?;
         let disk_mb = wish.assigned.spec.resources.with_defaults().disk_mb;
-        let format = self.host.engine.make_disk(&path, disk_mb).await?;
+        let format = match self.host.spares.take(disk_mb, &path) {
+            Some(format) => format,
+            None => self.host.engine.make_disk(&path, disk_mb).await?,
+        };
         let encrypted = match &format {
             DiskFormat::Raw => false,
             DiskFormat::Qcow2Luks { key } => {

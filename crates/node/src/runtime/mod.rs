@@ -21,12 +21,14 @@ mod deadline;
 mod end;
 mod failure;
 mod identity;
+mod laps;
 mod logs;
 mod policy;
 mod reports;
 mod run;
 mod sandbox;
 mod slots;
+mod spares;
 mod supervisor;
 mod sweep;
 mod wish;
@@ -35,6 +37,7 @@ pub(crate) use logs::kept as kept_logs;
 pub(crate) use reports::Reports;
 pub(crate) use sandbox::{Sandbox, Status};
 pub(crate) use slots::Slots;
+pub(crate) use spares::Spares;
 pub(crate) use supervisor::Supervisor;
 
 use crate::admission::{BootQueue, Ledger};
@@ -60,6 +63,7 @@ pub(crate) struct Host {
     pub queue: BootQueue,
     pub ledger: Ledger,
     pub slots: Slots,
+    pub spares: Arc<Spares>,
     pub reports: Reports,
     pub shutdown: CancellationToken,
 }

@@ -1,9 +1,11 @@
 //! The server dies by `kill -9`; sandboxes and their execs do not.
 
-use aether_e2e::{LONG, Server, Settings, wait_for};
+use aether_e2e::{Counted, LONG, Server, Settings, wait_for};
 
 #[test]
 fn sandboxes_and_execs_survive_a_killed_server() {
+    let mut counted = Counted::new("crash", 13, "kill -9 of the server with a live exec stream", 0);
+    counted.n = 1;
     let mut server = Server::with_image(Settings::default());
     let cli = server.cli();
     cli.ok(&["agent", "create", "--name", "keeper", "--image", "python:3.11", "--wait"]);
@@ -21,6 +23,7 @@ fn sandboxes_and_execs_survive_a_killed_server() {
     });
     let vmms = server.vmms();
     server.crash();
+    counted.faults += 1;
     assert_eq!(server.vmms(), vmms, "the VMM outlives the server");
     let _ = live.wait();
     server.launch();
@@ -51,6 +54,7 @@ fn a_server_killed_at_random_moments_leaves_store_and_host_in_agreement() {
     // A cheap generator, seeded and printed, so that a failing run can be repeated.
     let seed = std::env::var("AETHER_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(u64::from(std::process::id()));
     println!("AETHER_SEED={seed}");
+    let mut counted = Counted::new("crash", 8, "kill -9 of the server at random moments of create and destroy", seed);
     let mut state = seed | 1;
     let mut random = move |below: u64| {
         state ^= state << 13;
@@ -67,6 +71,7 @@ fn a_server_killed_at_random_moments_leaves_store_and_host_in_agreement() {
         }
         std::thread::sleep(std::time::Duration::from_millis(random(3000)));
         server.crash();
+        (counted.n, counted.faults) = (counted.n + 1, counted.faults + 1);
         server.launch();
     }
     // Whatever was acknowledged is as it was asked, and what runs is what the store says runs.

@@ -1,6 +1,6 @@
 //! What a sandbox can reach, and how its VMM is confined.
 
-use aether_e2e::{LONG, Server, Settings, repo, wait_for};
+use aether_e2e::{Counted, LONG, Server, Settings, repo, wait_for};
 use std::process::Command;
 
 /// Test hosts in a namespace of their own: one public address that is
@@ -130,6 +130,8 @@ fn a_guest_reaches_the_permitted_server_and_nothing_it_must_not() {
     let control = probe("one", &[PUBLIC.to_owned()]);
     assert!(control.contains("tcp") && control.contains("udp"), "the permitted server answers: {control:?}");
     println!("{} targets probed over tcp and udp: {targets:?}", targets.len());
+    let mut counted = Counted::new("isolation", 2, "denied addresses probed from a guest over tcp and udp", 0);
+    counted.n = 2 * targets.len() as u64 * 2;
     assert_eq!(probe("one", &targets), "", "nothing denied answers");
     targets.push(PUBLIC.to_owned());
     assert_eq!(probe("shut", &targets), "", "policy none reaches nothing");
@@ -161,6 +163,8 @@ fn each_vmm_is_confined() {
     }
     let vmms: Vec<i32> = server.vmms().into_iter().filter(|pid| cmdline(*pid).contains("qemu")).collect();
     assert_eq!(vmms.len(), 2);
+    let mut counted = Counted::new("isolation", 1, "live VMMs whose confinement was read from /proc", 0);
+    counted.n = vmms.len() as u64;
     let mut uids = Vec::new();
     for pid in &vmms {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("reads");

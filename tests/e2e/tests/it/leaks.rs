@@ -1,7 +1,7 @@
 //! Many rounds and many at once leave the host as it was.
 //! `AETHER_ROUNDS` and `AETHER_BURST` set how many (`make leaks`: 200 and 50).
 
-use aether_e2e::{HostState, LONG, Server, Settings, wait_for};
+use aether_e2e::{Counted, HostState, LONG, Server, Settings, wait_for};
 use std::process::Command;
 
 fn number(name: &str, default: usize) -> usize {
@@ -41,8 +41,10 @@ fn leaks_rounds_leave_the_host_as_it_was() {
     round(0);
     let before = idle(&server);
     let disk = disk_used(&server);
+    let mut counted = Counted::new("leaks", 14, "residue of create-exec-destroy rounds", 0);
     for n in 1..=number("AETHER_ROUNDS", 6) {
         round(n);
+        counted.n += 1;
     }
     let after = idle(&server);
     let own = [server.prefix.as_str(), &server.dir.path().to_string_lossy()];
@@ -62,6 +64,8 @@ fn leaks_burst_all_run_together_and_leave_the_host_as_it_was() {
     let cli = server.cli();
     cli.ok(&["run", "--memory", "128", "python:3.11", "--", "true"]);
     let before = idle(&server);
+    let mut counted = Counted::new("leaks", 14, "residue of agents created at once", 0);
+    counted.n = burst as u64;
     let mut most_booting = 0;
     for n in 0..burst {
         cli.ok(&["agent", "create", "--name", &format!("b{n}"), "--image", "python:3.11", "--memory", "128"]);

@@ -1,0 +1,57 @@
+//! One line per counted test and run: what was tried, how often, what went
+//! wrong. Printed, and appended to `SUITE.jsonl` in the folder that
+//! `AETHER_RESULTS` names, where it does.
+
+use std::io::Write;
+use std::process::Command;
+
+/// Counts while a test runs; its line is written when it is dropped, by a
+/// panic too: that is a failure.
+#[derive(Debug)]
+pub struct Counted {
+    suite: &'static str,
+    test: u32,
+    name: &'static str,
+    /// What the random choices came from; 0 where there are none.
+    seed: u64,
+    /// Trials.
+    pub n: u64,
+    /// Faults injected into them.
+    pub faults: u64,
+    pub failures: u64,
+}
+
+impl Counted {
+    /// `test` is the number in the table of docs/reliability.md.
+    pub fn new(suite: &'static str, test: u32, name: &'static str, seed: u64) -> Self {
+        Self { suite, test, name, seed, n: 0, faults: 0, failures: 0 }
+    }
+
+    fn line(&self) -> String {
+        let git = Command::new("git").args(["rev-parse", "--short", "HEAD"]).current_dir(crate::repo()).output();
+        let commit = git.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
+        serde_json::json!({
+            "test": self.test, "name": self.name, "n": self.n, "faults": self.faults,
+            "failures": self.failures, "seed": self.seed, "commit": commit,
+        })
+        .to_string()
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.failures += 1;
+        }
+        let line = self.line();
+        println!("counted: {line}");
+        let Some(dir) = std::env::var_os("AETHER_RESULTS") else { return };
+        let path = std::path::Path::new(&dir).join(format!("{}.jsonl", self.suite));
+        let written = std::fs::create_dir_all(&dir)
+            .and_then(|()| std::fs::File::options().create(true).append(true).open(&path))
+            .and_then(|mut file| writeln!(file, "{line}"));
+        if let Err(error) = written {
+            eprintln!("cannot write {}: {error}", path.display());
+        }
+    }
+}
