@@ -33,7 +33,7 @@ const ENTRIES: usize = 2_000_000;
 const DEPTH: usize = 256;
 
 pub async fn read(guest: &Arc<Guest>, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
-    let Target { account, path, .. } = target(guest, &request)?;
+    let Target { account, path } = target(guest, &request)?;
     let checked = path.clone();
     // What is missing or forbidden is said before the body begins.
     access::blocking_as(account.clone(), move |_| match fs::symlink_metadata(&checked)? {

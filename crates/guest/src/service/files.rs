@@ -1,13 +1,16 @@
-//! `GET` and `POST /files`: one file, streamed, as its user.
+//! `GET` and `POST /files`: files, streamed, as their user.
 
 use super::Body;
 use super::access;
-use super::http::{Fed, Refused, Target, feed, json, streamed, target};
-use crate::Guest;
+use super::http::{Fed, Refused, Target, asker, feed, json, streamed, target};
+use super::multipart::{self, Multipart};
 use crate::process::users::Account;
+use crate::{Guest, lock};
 use bytes::Bytes;
+use flate2::read::MultiGzDecoder;
 use http::{Request, Response, StatusCode, header};
 use hyper::body::Incoming;
+use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
@@ -18,9 +21,11 @@ use tokio::sync::mpsc;
 
 /// Read at once from a file.
 const PIECE: usize = 64 * 1024;
+/// Of one form.
+const PARTS: usize = 10_000;
 
 pub async fn read(guest: &Arc<Guest>, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
-    let Target { account, path, .. } = target(guest, &request)?;
+    let Target { account, path } = target(guest, &request)?;
     let open = move |_: &Account| open_regular(&path);
     let (file, metadata) = access::blocking_as(account, open).await?;
     let size = metadata.len();
@@ -107,34 +112,85 @@ fn parse_range(text: &str, size: u64) -> Result<(u64, u64), Refused> {
     if first > last || first >= size { Err(unsatisfiable()) } else { Ok((first, last)) }
 }
 
+/// One file as the body, or several as the parts of a form; either gzipped.
 pub async fn write(guest: &Arc<Guest>, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
-    let found = target(guest, &request)?;
     let header = |name: header::HeaderName| {
         request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
     };
-    if !header(header::CONTENT_TYPE).starts_with("application/octet-stream") {
-        let message = "send the bytes as application/octet-stream";
-        return Err(Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+    let (kind, coding) = (header(header::CONTENT_TYPE), header(header::CONTENT_ENCODING));
+    let unsupported = |message: &str| Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
+    let zipped = match coding.to_ascii_lowercase().as_str() {
+        "" | "identity" => false,
+        "gzip" => true,
+        _ => return Err(unsupported("of content encodings gzip is understood")),
+    };
+    let form = multipart::boundary(&kind);
+    if form.is_none() && !kind.starts_with("application/octet-stream") {
+        return Err(unsupported("send the bytes as application/octet-stream, or files as multipart/form-data"));
     }
-    if !matches!(header(header::CONTENT_ENCODING).as_str(), "" | "identity") {
-        return Err(Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "no content encoding is understood"));
-    }
-    let mode = match found.value("mode") {
-        None => None,
-        Some(text) => Some(
-            u32::from_str_radix(text, 8)
-                .ok()
-                .filter(|mode| *mode <= 0o7777)
-                .ok_or_else(|| Refused::new(StatusCode::BAD_REQUEST, "mode is octal, up to 7777"))?,
-        ),
+    let (account, query) = asker(guest, &request)?;
+    let value = |key: &str| query.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
+    let mode = value("mode").map(parse_mode).transpose()?;
+    let path = if form.is_none() || value("path").is_some_and(|path| !path.is_empty()) {
+        Some(target(guest, &request)?.path)
+    } else {
+        None
     };
     let body = Fed::new(feed(request.into_body()));
-    let path = found.path;
-    let shown = path.clone();
-    access::blocking_as(found.account, move |account| store(&path, account, mode, body)).await?;
-    let name = shown.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let report = serde_json::json!([{ "name": name, "path": shown.to_string_lossy(), "type": "file" }]);
-    Ok(json(StatusCode::OK, report.to_string()))
+    let guest = guest.clone();
+    let stored = access::blocking_as(account, move |account| {
+        let body: Box<dyn Read> = if zipped { Box::new(MultiGzDecoder::new(body)) } else { Box::new(body) };
+        match (form, path) {
+            (Some(boundary), path) => store_parts(&guest, account, mode, path, Multipart::new(body, &boundary)),
+            (None, Some(path)) => store(&path, account, mode, body).map(|()| vec![path]),
+            (None, None) => Err(io::Error::new(ErrorKind::InvalidInput, "path is missing")),
+        }
+    });
+    let entry = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        serde_json::json!({ "name": name, "path": path.to_string_lossy(), "type": "file" })
+    };
+    let entries: Vec<_> = stored.await?.iter().map(entry).collect();
+    Ok(json(StatusCode::OK, serde_json::Value::from(entries).to_string()))
+}
+
+fn parse_mode(text: &str) -> Result<u32, Refused> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o7777)
+        .ok_or_else(|| Refused::new(StatusCode::BAD_REQUEST, "mode is octal, up to 7777"))
+}
+
+/// Each part called `file` under its file name, or the only one at `path`.
+fn store_parts<R: Read>(
+    guest: &Guest,
+    account: &Account,
+    mode: Option<u32>,
+    path: Option<PathBuf>,
+    mut parts: Multipart<R>,
+) -> io::Result<Vec<PathBuf>> {
+    let invalid = |message: &str| io::Error::new(ErrorKind::InvalidInput, message);
+    let mut stored: Vec<PathBuf> = Vec::new();
+    let mut seen = BTreeSet::new();
+    while let Some(part) = parts.part()? {
+        if part.name != "file" {
+            continue;
+        }
+        let to = match (&path, part.filename.filter(|name| !name.is_empty())) {
+            (Some(path), _) => path.clone(),
+            (None, Some(name)) => access::resolve(&lock(&guest.identity), account, &name)?,
+            (None, None) => return Err(invalid("a file without a name, and no path")),
+        };
+        if !seen.insert(to.clone()) {
+            return Err(invalid(&format!("two files for {}", to.display())));
+        }
+        if seen.len() > PARTS {
+            return Err(invalid(&format!("more than {PARTS} files")));
+        }
+        store(&to, account, mode, &mut parts)?;
+        stored.push(to);
+    }
+    if stored.is_empty() { Err(invalid("the form holds no file")) } else { Ok(stored) }
 }
 
 /// A file beside the target, removed unless it took the target's place.

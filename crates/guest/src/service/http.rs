@@ -45,6 +45,7 @@ impl From<io::Error> for Refused {
             | ErrorKind::InvalidInput
             | ErrorKind::InvalidData
             | ErrorKind::InvalidFilename
+            | ErrorKind::UnexpectedEof
             | ErrorKind::AlreadyExists => StatusCode::BAD_REQUEST,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
@@ -56,13 +57,6 @@ impl From<io::Error> for Refused {
 pub struct Target {
     pub account: Account,
     pub path: PathBuf,
-    pub query: Vec<(String, String)>,
-}
-
-impl Target {
-    pub fn value(&self, key: &str) -> Option<&str> {
-        self.query.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
-    }
 }
 
 pub async fn answer(guest: Arc<Guest>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
@@ -81,20 +75,22 @@ pub async fn answer(guest: Arc<Guest>, request: Request<Incoming>) -> Result<Res
     }))
 }
 
-pub fn target(guest: &Guest, request: &Request<Incoming>) -> Result<Target, Refused> {
+/// Who asks, and the query; the path is looked at by [`target`].
+pub fn asker(guest: &Guest, request: &Request<Incoming>) -> Result<(Account, Vec<(String, String)>), Refused> {
     let query = parse_query(request.uri().query().unwrap_or_default())
         .ok_or_else(|| Refused::new(StatusCode::BAD_REQUEST, "the query is not percent-encoded UTF-8"))?;
-    let find = |key: &str| query.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
-    let user = find("username").filter(|user| !user.is_empty());
-    let identity = lock(&guest.identity);
-    let account =
-        access::account(&identity, user).map_err(|error| Refused::new(StatusCode::UNAUTHORIZED, error.to_string()))?;
-    let path = find("path")
-        .filter(|path| !path.is_empty())
-        .ok_or_else(|| Refused::new(StatusCode::BAD_REQUEST, "path is missing"))?;
-    let path = access::resolve(&identity, &account, path)?;
-    drop(identity);
-    Ok(Target { account, path, query })
+    let user = query.iter().find(|(name, value)| name == "username" && !value.is_empty());
+    let account = access::account(&lock(&guest.identity), user.map(|(_, value)| value.as_str()))
+        .map_err(|error| Refused::new(StatusCode::UNAUTHORIZED, error.to_string()))?;
+    Ok((account, query))
+}
+
+pub fn target(guest: &Guest, request: &Request<Incoming>) -> Result<Target, Refused> {
+    let (account, query) = asker(guest, request)?;
+    let named = query.iter().find(|(name, value)| name == "path" && !value.is_empty());
+    let (_, path) = named.ok_or_else(|| Refused::new(StatusCode::BAD_REQUEST, "path is missing"))?;
+    let path = access::resolve(&lock(&guest.identity), &account, path)?;
+    Ok(Target { account, path })
 }
 
 pub fn json(status: StatusCode, text: String) -> Response<Body> {

@@ -12,6 +12,7 @@ pub mod files;
 pub mod filesystem;
 pub mod guest;
 pub mod http;
+pub mod multipart;
 mod names;
 pub mod process;
 pub mod quiesce;

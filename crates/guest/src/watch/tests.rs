@@ -137,13 +137,16 @@ async fn a_watcher_waits_and_ends_with_its_folder() {
     assert!(tokio::time::timeout(short, watcher.ready()).await.is_err(), "nothing more");
     fs::remove_dir_all(&root).expect("remove");
     let mut last = Vec::new();
-    let ended = loop {
-        watcher.ready().await;
-        match watcher.take().await {
-            Ok(events) => last.extend(events.into_iter().map(|event| event.name)),
-            Err(ended) => break ended,
+    let end = async {
+        loop {
+            watcher.ready().await;
+            match watcher.take().await {
+                Ok(events) => last.extend(events.into_iter().map(|event| event.name)),
+                Err(ended) => return ended,
+            }
         }
     };
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(60), end).await.expect("it ends");
     assert!(matches!(ended, Ended::Gone), "{ended:?}");
     assert_eq!(last, ["a", "."]);
 }

@@ -116,6 +116,22 @@ impl Stream {
 }
 
 impl Connected {
+    /// Posts a body to the plain routes: status and answer.
+    pub(crate) async fn post(&self, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> (u16, Value) {
+        let mut request = http::Request::post(format!("http://guest{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::from(body)).expect("a request");
+        let exchange = async {
+            let answer = self.data.clone().send_request(request).await.expect("an answer");
+            let status = answer.status().as_u16();
+            let bytes = answer.into_body().collect().await.expect("a body").to_bytes();
+            (status, serde_json::from_slice(&bytes).expect("JSON"))
+        };
+        tokio::time::timeout(LIMIT, exchange).await.expect("in time")
+    }
+
     /// Opens a server's stream that shows a sign of life each `every` seconds.
     pub(crate) async fn stream(&self, method: &str, message: Value, every: u32) -> Stream {
         let message = message.to_string();

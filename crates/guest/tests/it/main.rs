@@ -126,6 +126,81 @@ async fn a_kept_watcher_tells_what_happened_since_it_was_asked() {
     rpc("CreateWatcher", watcher).await.expect("room again");
 }
 
+fn zipped(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).expect("zipped");
+    encoder.finish().expect("zipped")
+}
+
+/// As httpx writes a form.
+fn form(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (name, data) in files {
+        let head = format!("--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\r\n");
+        body.extend([head.as_bytes(), data, b"\r\n"].concat());
+    }
+    body.extend(b"--b--\r\n");
+    body
+}
+
+#[tokio::test]
+async fn files_are_uploaded_as_bytes_or_forms_and_gzipped() {
+    const BYTES: (&str, &str) = ("content-type", "application/octet-stream");
+    const FORM: (&str, &str) = ("content-type", "multipart/form-data; boundary=b");
+    const GZIP: (&str, &str) = ("content-encoding", "gzip");
+    let guest = Running::start(&[]).await.connect().await;
+    guest.identify().await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let read = |name: &str| std::fs::read(dir.path().join(name)).expect("read");
+    let user = "username=root";
+    let large: Vec<u8> = (0..3_000_000_u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
+
+    let query = format!("/files?{user}&path={}", path("zipped"));
+    let (status, answer) = guest.post(&query, &[BYTES, GZIP], zipped(&large)).await;
+    assert_eq!((status, &answer[0]["path"]), (200, &json!(path("zipped"))), "{answer}");
+    assert!(read("zipped") == large, "as it was");
+
+    let (first, second) = (path("deep/er/one"), path("two"));
+    let two = form(&[(&first, &large), (&second, b"")]);
+    for (headers, body) in [(vec![FORM], two.clone()), (vec![FORM, GZIP], zipped(&two))] {
+        let (status, answer) = guest.post(&format!("/files?{user}"), &headers, body).await;
+        let expected = json!([
+            { "name": "one", "path": first, "type": "file" },
+            { "name": "two", "path": second, "type": "file" },
+        ]);
+        assert_eq!((status, &answer), (200, &expected));
+        assert!(read("deep/er/one") == large && read("two").is_empty());
+        std::fs::remove_file(&first).expect("removed");
+    }
+    let (status, answer) = guest.post(&query, &[FORM], form(&[("ignored", b"x")])).await;
+    assert_eq!(
+        (status, answer[0]["path"].as_str(), read("zipped")),
+        (200, Some(path("zipped").as_str()), b"x".to_vec())
+    );
+
+    let same = form(&[(&second, b"1"), (&second, b"2")]);
+    let plain = format!("/files?{user}");
+    for (target, headers, body, expected) in [
+        (&plain, vec![FORM], same.clone(), 400),
+        // The first is there by then: a form is not one step.
+        (&format!("{query}.other"), vec![FORM], form(&[("a", b"1"), ("b", b"2")]), 400),
+        (&plain, vec![FORM], form(&[("", b"1")]), 400),
+        (&plain, vec![FORM], form(&[]), 400),
+        (&plain, vec![FORM], two[..1000].to_vec(), 400),
+        (&plain, vec![BYTES], b"x".to_vec(), 400),
+        (&query, vec![BYTES, GZIP], b"no gzip".to_vec(), 400),
+        (&query, vec![BYTES, GZIP], zipped(&large)[..1000].to_vec(), 400),
+        (&query, vec![BYTES, ("content-encoding", "br")], b"x".to_vec(), 415),
+        (&query, vec![("content-type", "multipart/form-data")], b"x".to_vec(), 415),
+    ] {
+        let (status, answer) = guest.post(target, &headers, body).await;
+        assert_eq!((status, answer["code"].as_u64()), (expected, Some(u64::from(expected))), "{headers:?}: {answer}");
+    }
+    assert_eq!(read("zipped"), b"x", "a failed upload leaves the old file");
+}
+
 #[tokio::test]
 async fn a_watch_is_streamed() {
     let guest = Running::start(&[]).await.connect().await;
