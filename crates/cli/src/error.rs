@@ -34,6 +34,10 @@ impl CliError {
         matches!(self, Self::Problem(p) if p.status == 404)
     }
 
+    pub(crate) fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Problem(p) if p.status == 403)
+    }
+
     /// The server understood and said no: trying again will not help.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self, Self::Problem(p) if (400..500).contains(&p.status) && !p.retryable)

@@ -14,6 +14,7 @@ mod exec;
 #[cfg(test)]
 mod golden;
 mod output;
+mod profiles;
 mod tarball;
 mod values;
 mod version;
@@ -73,6 +74,9 @@ fn run(cli: Cli) -> Result<u8, CliError> {
         Command::Server(_) | Command::Migrate(_) | Command::Doctor(_) => {
             Err(CliError::failed("this is a build of the client alone: it has no server"))
         }
+        Command::Login(args) => runtime()?.block_on(commands::login(printer, args)),
+        Command::Logout(args) => commands::logout(printer, args),
+        Command::Profile(command) => commands::profile(printer, command),
         Command::Version { client } => {
             let context = if client { None } else { Some(Context::new(&cli.global)?) };
             runtime()?.block_on(commands::version(context.as_ref(), printer))

@@ -79,7 +79,7 @@ pub struct Limits {
     /// From accept (or from the last answer on HTTP/1) to a whole head.
     pub header_timeout: Duration,
     pub max_connections: usize,
-    pub max_connections_per_address: usize,
+    pub max_connections_per_peer: usize,
     pub json_body_bytes: usize,
     pub h2_streams: u32,
     pub h2_pending_resets: usize,
@@ -91,7 +91,7 @@ impl Default for Limits {
         Self {
             header_timeout: Duration::from_secs(10),
             max_connections: 4096,
-            max_connections_per_address: 1024,
+            max_connections_per_peer: 1024,
             json_body_bytes: 1 << 20,
             h2_streams: 128,
             h2_pending_resets: 20,

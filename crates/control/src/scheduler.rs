@@ -30,6 +30,8 @@ const COALESCE: Duration = Duration::from_millis(5);
 /// Idempotency keys hold for a day; events and tombstones are kept as long.
 const KEEP: Duration = Duration::from_secs(24 * 3600);
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
+/// Beside the passes, which a burst of creates makes often.
+const RECOVER_EVERY: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(500);
 
 pub(crate) struct Scheduler {
@@ -92,12 +94,17 @@ impl Scheduler {
         // time to be heard before any is declared lost.
         let expire_from = Instant::now() + self.lease;
         let mut prune_at = Instant::now() + PRUNE_EVERY;
+        let mut recover_at = Instant::now();
         loop {
             changes.mark_unchanged();
             let mut result = Ok(());
             if renewed.elapsed() >= LEADER_RENEW {
                 result = self.store.renew_leadership(epoch).await;
                 renewed = Instant::now();
+            }
+            if result.is_ok() && Instant::now() >= recover_at {
+                recover_at = Instant::now() + RECOVER_EVERY;
+                result = self.recover(epoch).await;
             }
             if result.is_ok() {
                 result = self.pass(epoch, Instant::now() >= expire_from).await;
@@ -123,6 +130,13 @@ impl Scheduler {
             }
             tokio::time::sleep(COALESCE).await;
         }
+    }
+
+    async fn recover(&self, epoch: &Epoch) -> Result<(), StoreError> {
+        for agent in self.store.recover_agents(epoch).await? {
+            tracing::info!(%agent, "its sandbox died: it is started again");
+        }
+        Ok(())
     }
 
     async fn pass(&self, epoch: &Epoch, may_expire: bool) -> Result<(), StoreError> {

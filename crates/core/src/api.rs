@@ -3,10 +3,12 @@
 
 mod bulk;
 mod event;
+mod system;
 mod update;
 
 pub use bulk::{BULK_MOST, BulkCreate, BulkCreateResult, BulkCreated, BulkDelete, BulkDeleteResult, BulkDeleted};
 pub use event::{EventInfo, EventPage};
+pub use system::{DiskUsage, PruneRequest, Pruned, TagRequest, UsageRow};
 pub use update::{
     AgentPatch, AgentUpdated, CheckedPatch, MapPatch, Patchable, ResourcesPatch, field as patch_field,
     waits_for_restart,
@@ -15,7 +17,8 @@ pub use update::{
 use crate::error::FieldError;
 use crate::id::{AgentId, TenantId};
 use crate::name::AgentName;
-use crate::spec::{AgentSpec, NetworkPolicy, ProcessRestart, Resources};
+use crate::probe::HealthProbe;
+use crate::spec::{AgentSpec, NetworkPolicy, ProcessRestart, Recovery, Resources};
 use crate::state::{Desired, Observed};
 use crate::time::{Timestamp, parse_duration};
 use serde::{Deserialize, Serialize};
@@ -65,6 +68,10 @@ pub struct AgentConfig {
     pub ttl: Option<String>,
     #[serde(default)]
     pub process_restart: ProcessRestart,
+    #[serde(default)]
+    pub recovery: Recovery,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthProbe>,
 }
 
 impl AgentConfig {
@@ -88,6 +95,8 @@ impl AgentConfig {
             network: NetworkPolicy::default(),
             ttl: None,
             process_restart: ProcessRestart::default(),
+            recovery: Recovery::default(),
+            health: None,
         }
     }
 
@@ -123,6 +132,8 @@ impl AgentConfig {
             network: self.network,
             ttl_s,
             process_restart: self.process_restart,
+            recovery: self.recovery,
+            health: self.health,
         };
         errors.extend(spec.validate());
         if errors.is_empty() { Ok(CheckedConfig { name, alias, spec, env: self.env }) } else { Err(errors) }
@@ -155,6 +166,9 @@ pub struct AgentInfo {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<BTreeMap<String, String>>,
     pub status: Observed,
+    /// Of a running agent: the guest does not answer, or its probe fails.
+    #[serde(default)]
+    pub unhealthy: bool,
     pub desired: Desired,
     pub version: u64,
     pub generation: u64,
@@ -406,6 +420,12 @@ pub struct SignalRequest {
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct AgentHealth {
     pub healthy: bool,
+    /// starting, healthy or unhealthy, by the probe of the spec.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<String>,
+    /// Of the probe, in a row.
+    #[serde(default)]
+    pub failures: u32,
     pub message: String,
     #[cfg_attr(feature = "schema", schema(value_type = String, format = DateTime))]
     pub checked_at: Timestamp,

@@ -10,6 +10,7 @@ pub mod id;
 pub mod image;
 pub mod name;
 pub mod principal;
+pub mod probe;
 pub mod secret;
 pub mod source;
 pub mod spec;

@@ -4,6 +4,7 @@
 //! own entrypoint runs only with `run_image_command`.
 
 use crate::error::FieldError;
+use crate::probe::HealthProbe;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -65,6 +66,11 @@ pub struct AgentSpec {
     pub ttl_s: Option<u64>,
     #[serde(default)]
     pub process_restart: ProcessRestart,
+    #[serde(default)]
+    pub recovery: Recovery,
+    /// Run by the guest; absent: only the guest itself is looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthProbe>,
 }
 
 /// Zero or absent means the default.
@@ -122,6 +128,29 @@ impl NetworkPolicy {
     }
 }
 
+/// What becomes of an agent whose sandbox died unasked, as by a crash of its
+/// VMM or of its node's machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Recovery {
+    /// It stays failed until somebody acts.
+    #[default]
+    None,
+    /// It is started again on its disk, at most three times, half a minute
+    /// apart; an hour of peace forgives the tries.
+    Restart,
+}
+
+impl Recovery {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Recovery::None => "none",
+            Recovery::Restart => "restart",
+        }
+    }
+}
+
 /// Whether the guest starts the main process again when it ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -151,6 +180,8 @@ impl AgentSpec {
             network: NetworkPolicy::default(),
             ttl_s: None,
             process_restart: ProcessRestart::default(),
+            recovery: Recovery::default(),
+            health: None,
         }
     }
 
@@ -197,6 +228,10 @@ impl AgentSpec {
         {
             bad("ttl", format!("must be 1 to {MAX_TTL_S} seconds, is {ttl}"));
         }
+        if let Some(health) = &self.health {
+            errors.extend(health.validate());
+        }
+        let mut bad = |field: &str, message: String| errors.push(FieldError::new(field, message));
         for (field, map) in [("labels", &self.labels), ("metadata", &self.metadata)] {
             if map.len() > MAX_LABELS {
                 bad(field, format!("at most {MAX_LABELS} entries"));

@@ -22,6 +22,7 @@ pub mod main_process;
 pub mod net;
 pub mod oom;
 pub mod port;
+pub mod probe;
 pub mod process;
 pub mod reaper;
 pub mod server;
@@ -53,6 +54,7 @@ pub struct Guest {
     pub events: Arc<events::EventLog>,
     pub main: main_process::Supervisor,
     pub oom: oom::OomWatch,
+    pub probe: probe::Watch,
     pub frozen: service::quiesce::Freezer,
     pub watchers: service::watching::Watchers,
     /// Where processes and their pipes live: the data lane's runtime.
@@ -71,6 +73,7 @@ impl Guest {
             logs: Arc::new(logs::LogRing::new(logs::CAPACITY)),
             main: main_process::Supervisor::default(),
             oom: oom::OomWatch::default(),
+            probe: probe::Watch::default(),
             frozen: service::quiesce::Freezer::default(),
             watchers: service::watching::Watchers::default(),
             events,

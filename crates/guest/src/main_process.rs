@@ -65,12 +65,14 @@ pub struct Spec {
 
 pub struct Supervisor {
     started: Mutex<bool>,
+    /// The next end is not the last, whatever the policy says.
+    forced: Mutex<bool>,
     stopping: watch::Sender<bool>,
 }
 
 impl Default for Supervisor {
     fn default() -> Self {
-        Self { started: Mutex::new(false), stopping: watch::Sender::new(false) }
+        Self { started: Mutex::new(false), forced: Mutex::new(false), stopping: watch::Sender::new(false) }
     }
 }
 
@@ -80,7 +82,16 @@ impl Supervisor {
         self.stopping.send_replace(true);
     }
 
-    fn stopping(&self) -> bool {
+    /// Who calls this ends the process.
+    pub fn force_restart(&self) {
+        *lock(&self.forced) = true;
+    }
+
+    fn take_forced(&self) -> bool {
+        std::mem::take(&mut *lock(&self.forced))
+    }
+
+    pub fn stopping(&self) -> bool {
         *self.stopping.borrow()
     }
 }
@@ -139,7 +150,8 @@ async fn supervise(guest: Arc<Guest>, spec: Spec, mut exec: Arc<Exec>) {
         let killed = exit.signal == Some(Signal::SIGKILL as i32);
         let oom = killed && guest.oom.killed(exec.pid).await;
         let failed = exit.code != Some(0);
-        let again = !guest.main.stopping() && spec.restart.wants(failed);
+        let forced = guest.main.take_forced();
+        let again = !guest.main.stopping() && (forced || spec.restart.wants(failed));
         guest.events.push(
             MainExited {
                 exit_code: exit.code,

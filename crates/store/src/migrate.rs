@@ -35,6 +35,7 @@ pub(crate) const MIGRATIONS: &[Migration] = migrations![
     3 "0003_scheduling",
     4 "0004_events",
     5 "0005_agent_updates",
+    6 "0006_recovery",
 ];
 
 /// The newest step that this program knows.

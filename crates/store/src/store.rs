@@ -5,8 +5,8 @@ use crate::error::StoreError;
 use crate::migrate;
 use crate::model::*;
 use crate::ops::{
-    agents, assign, audit, events, execs, idempotency, keys, leadership, listing, nodes, place, prune, reports,
-    tenants, update,
+    agents, assign, audit, events, execs, idempotency, keys, leadership, listing, nodes, place, prune, recover,
+    reports, tenants, update,
 };
 use crate::postgres::Postgres;
 use crate::seal::SealKey;
@@ -395,6 +395,16 @@ impl Store {
             Box::pin(place::place(tx, cx, epoch, requests))
         })
         .await
+    }
+
+    /// Makes pending again what died unasked and is to be started again, at
+    /// most three times, half a minute apart; tells which.
+    pub async fn recover_agents(&self, epoch: &Epoch) -> Result<Vec<AgentId>, StoreError> {
+        // Mostly there is none: no write is made for that.
+        if !self.read((), |tx, cx, ()| Box::pin(recover::any(tx, cx))).await? {
+            return Ok(Vec::new());
+        }
+        self.write(epoch.clone(), |tx, cx, epoch| Box::pin(recover::recover(tx, cx, epoch))).await
     }
 
     /// Writes the reason where it is new.

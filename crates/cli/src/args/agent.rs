@@ -74,6 +74,9 @@ pub(crate) struct CreateArgs {
     /// Start the main process again when it ends
     #[arg(long, value_enum, default_value = "never", value_name = "WHEN")]
     pub(crate) restart: Restart,
+    /// What becomes of the agent when its sandbox dies
+    #[arg(long, value_enum, default_value = "none", value_name = "WHAT")]
+    pub(crate) recovery: Recovery,
     /// Attach E2B metadata (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) metadata: Vec<String>,
@@ -83,6 +86,9 @@ pub(crate) struct CreateArgs {
     /// When to pull the image
     #[arg(long, value_enum, default_value = "missing", value_name = "WHEN")]
     pub(crate) pull: super::PullPolicy,
+    // Last: its heading would be taken on by what follows.
+    #[command(flatten)]
+    pub(crate) health: super::health::HealthArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -90,6 +96,23 @@ pub(crate) enum Restart {
     Never,
     OnFailure,
     Always,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Recovery {
+    /// It stays failed until somebody starts it
+    None,
+    /// Start it again on its disk, at most three times, half a minute apart
+    Restart,
+}
+
+impl From<Recovery> for aether_core::spec::Recovery {
+    fn from(recovery: Recovery) -> Self {
+        match recovery {
+            Recovery::None => Self::None,
+            Recovery::Restart => Self::Restart,
+        }
+    }
 }
 
 impl From<Restart> for aether_core::spec::ProcessRestart {
@@ -211,6 +234,9 @@ pub(crate) struct CopyArgs {
     pub(crate) source: String,
     /// Where to: into it when it is a folder
     pub(crate) target: String,
+    /// Taken for habit's sake: a folder is copied with all it holds either way
+    #[arg(long, short = 'r')]
+    pub(crate) recursive: bool,
     /// The user to whom the files belong in the agent
     #[arg(long, short = 'u', value_name = "USER")]
     pub(crate) user: Option<String>,

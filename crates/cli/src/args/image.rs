@@ -1,5 +1,6 @@
 //! `aether image …`.
 
+use super::housekeeping::{ImagePruneArgs, TagArgs};
 use clap::{Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
@@ -17,6 +18,10 @@ pub(crate) enum ImageCommand {
         /// Name or digest
         image: String,
     },
+    /// Give an image another name
+    Tag(TagArgs),
+    /// Remove the images that no agent uses
+    Prune(ImagePruneArgs),
     /// Remove images; those in use are refused
     #[command(visible_alias = "remove")]
     Rm {

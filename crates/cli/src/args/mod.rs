@@ -3,17 +3,25 @@
 
 mod agent;
 mod events;
+mod forward;
+mod health;
+mod housekeeping;
 mod image;
+mod login;
 mod run;
 mod system;
 mod update;
 mod watch;
 
 pub(crate) use agent::{
-    AgentCommand, CopyArgs, CreateArgs, DestroyArgs, ExecArgs, ListArgs, LogsArgs, Restart, StartArgs, StopArgs,
+    AgentCommand, CopyArgs, CreateArgs, DestroyArgs, ExecArgs, ListArgs, LogsArgs, Recovery, Restart, StartArgs,
+    StopArgs,
 };
 pub(crate) use events::{EventsArgs, WaitArgs, WaitFor};
+pub(crate) use forward::PortForwardArgs;
+pub(crate) use housekeeping::{ImagePruneArgs, SystemCommand, SystemPruneArgs, TagArgs};
 pub(crate) use image::{ImageCommand, ImportArgs, PullArgs};
+pub(crate) use login::{LoginArgs, LogoutArgs, ProfileCommand};
 pub(crate) use run::{Network, PullPolicy, RunArgs, SandboxArgs};
 pub(crate) use system::{
     ApiKeyCommand, ConfigCommand, DoctorArgs, KeyCreateArgs, MigrateArgs, MigrateCommand, NodeCommand, ServerArgs,
@@ -66,6 +74,10 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "URL", env = "AETHER_SERVER", hide_env_values = true)]
     pub(crate) server: Option<String>,
 
+    /// The profile to use, of those that `aether login` kept
+    #[arg(long, global = true, value_name = "NAME", env = "AETHER_PROFILE", hide_env_values = true)]
+    pub(crate) profile: Option<String>,
+
     /// An API key, for a server that is not on the local socket. Better given as AETHER_TOKEN, since other users can
     /// read a command line
     #[arg(long, global = true, value_name = "KEY", env = "AETHER_TOKEN", hide_env_values = true)]
@@ -101,6 +113,8 @@ pub(crate) enum Command {
     Ps(ListArgs),
     /// Show what an agent's main process printed (short for `agent logs`)
     Logs(LogsArgs),
+    /// Make ports inside an agent reachable on this machine
+    PortForward(PortForwardArgs),
     /// Show what agents use now (short for `agent stats`)
     Stats(StatsArgs),
     /// Watch what running agents use
@@ -124,6 +138,16 @@ pub(crate) enum Command {
     Images,
     /// Pull an image from a registry (short for `image pull`)
     Pull(PullArgs),
+    /// Look after disk space
+    #[command(subcommand)]
+    System(SystemCommand),
+    /// Keep a server and an API key for it
+    Login(LoginArgs),
+    /// Forget a server and its key
+    Logout(LogoutArgs),
+    /// Choose among kept servers
+    #[command(subcommand)]
+    Profile(ProfileCommand),
     /// Manage API keys
     #[command(subcommand, name = "apikey")]
     ApiKey(ApiKeyCommand),

@@ -1,6 +1,6 @@
 //! `aether agent update` and `aether rename`.
 
-use super::Restart;
+use super::{Recovery, Restart};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -47,6 +47,9 @@ pub(crate) struct UpdateArgs {
     /// Start the main process again when it ends
     #[arg(long, value_enum, value_name = "WHEN")]
     pub(crate) restart: Option<Restart>,
+    /// What becomes of it when its sandbox dies
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub(crate) recovery: Option<Recovery>,
     /// Stop the agent this long after it started, as in 90s or 1h30m; `none` for never
     #[arg(long, value_name = "DURATION")]
     pub(crate) ttl: Option<String>,

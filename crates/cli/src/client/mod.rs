@@ -121,6 +121,10 @@ impl Client {
         self.with_body(Method::PATCH, path, body, headers).await.map(|(_, answer)| answer)
     }
 
+    pub(crate) async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, CliError> {
+        self.with_body(Method::PUT, path, body, &[]).await.map(|(_, answer)| answer)
+    }
+
     async fn with_body<T: DeserializeOwned>(
         &self,
         method: Method,

@@ -30,31 +30,36 @@ pub(crate) enum Incoming {
 /// The stream of one exec.
 pub(crate) struct Socket(WebSocketStream<TokioIo<Upgraded>>);
 
+/// A WebSocket at this path; a refusal is the server's problem document.
+pub(crate) async fn connect(client: &Client, path: &str) -> Result<WebSocketStream<TokioIo<Upgraded>>, CliError> {
+    let key = generate_key();
+    let headers = [
+        (header::CONNECTION, "Upgrade"),
+        (header::UPGRADE, "websocket"),
+        (header::SEC_WEBSOCKET_VERSION, "13"),
+        (header::SEC_WEBSOCKET_KEY, key.as_str()),
+    ];
+    let request = client.request(Method::GET, path, &headers).body(empty());
+    let request = request.map_err(|e| CliError::failed(format!("cannot form the request: {e}")))?;
+    let response = client.exchange(request).await?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Err(refusal(response, path).await);
+    }
+    let accepted = response.headers().get(header::SEC_WEBSOCKET_ACCEPT);
+    if accepted.is_none_or(|a| a.as_bytes() != derive_accept_key(key.as_bytes()).as_bytes()) {
+        return Err(CliError::failed("the server's WebSocket answer does not fit the question"));
+    }
+    let upgraded = hyper::upgrade::on(response)
+        .await
+        .map_err(|e| CliError::failed(format!("the connection could not become a stream: {e}")))?;
+    let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
+    let io = TokioIo::new(upgraded);
+    Ok(WebSocketStream::from_raw_socket(io, Role::Client, Some(config)).await)
+}
+
 impl Socket {
     pub(crate) async fn open(client: &Client, path: &str) -> Result<Self, CliError> {
-        let key = generate_key();
-        let headers = [
-            (header::CONNECTION, "Upgrade"),
-            (header::UPGRADE, "websocket"),
-            (header::SEC_WEBSOCKET_VERSION, "13"),
-            (header::SEC_WEBSOCKET_KEY, key.as_str()),
-        ];
-        let request = client.request(Method::GET, path, &headers).body(empty());
-        let request = request.map_err(|e| CliError::failed(format!("cannot form the request: {e}")))?;
-        let response = client.exchange(request).await?;
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(refusal(response, path).await);
-        }
-        let accepted = response.headers().get(header::SEC_WEBSOCKET_ACCEPT);
-        if accepted.is_none_or(|a| a.as_bytes() != derive_accept_key(key.as_bytes()).as_bytes()) {
-            return Err(CliError::failed("the server's WebSocket answer does not fit the question"));
-        }
-        let upgraded = hyper::upgrade::on(response)
-            .await
-            .map_err(|e| CliError::failed(format!("the connection could not become a stream: {e}")))?;
-        let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
-        let io = TokioIo::new(upgraded);
-        Ok(Self(WebSocketStream::from_raw_socket(io, Role::Client, Some(config)).await))
+        connect(client, path).await.map(Self)
     }
 
     pub(crate) async fn send(&mut self, frame: &ExecClientFrame) -> Result<(), String> {

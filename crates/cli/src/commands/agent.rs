@@ -52,6 +52,10 @@ pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<u8, Cl
     config.run_image_command = args.run_image_command;
     config.metadata = pairs("--metadata", &args.metadata)?;
     config.process_restart = args.restart.into();
+    config.recovery = args.recovery.into();
+    config.health = args.health.probe()?;
+    let checked = config.clone().check();
+    checked.map_err(|errors| CliError::Problem(Box::new(aether_core::Problem::validation(errors))))?;
     super::image::provide(context, &config.image, args.pull).await?;
     let key = intent();
     let headers = [(IDEMPOTENCY_KEY, key.as_str())];
@@ -143,7 +147,8 @@ pub(super) async fn health(context: &Context, agent: &str) -> Result<u8, CliErro
     let health: AgentHealth = context.client.get(&agent_path(agent, "/health")?).await?;
     let word = if health.healthy { "healthy" } else { "unhealthy" };
     context.printer.one(&health, word, |h| {
-        if h.message.is_empty() { format!("{word}\n") } else { format!("{word}: {}\n", h.message) }
+        let failures = if h.failures > 0 { format!(" ({} in a row)", h.failures) } else { String::new() };
+        if h.message.is_empty() { format!("{word}\n") } else { format!("{word}: {}{failures}\n", h.message) }
     })?;
     Ok(u8::from(!health.healthy))
 }

@@ -129,7 +129,11 @@ fn sentence(event: &EventInfo) -> String {
         event.data["changed"].as_array().into_iter().flatten().filter_map(|v| v.as_str()).collect();
     let error = event.data["error"]["message"].as_str().unwrap_or_default();
     let exit = event.data["exit_code"].as_i64().map(|code| format!("exit code {code}")).unwrap_or_default();
-    let parts = [what, changed.join(", "), exit, error.to_owned()];
+    let well = match event.data["unhealthy"].as_bool() {
+        Some(true) => "unhealthy",
+        _ => "",
+    };
+    let parts = [what, well.to_owned(), changed.join(", "), exit, error.to_owned()];
     let tail: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     format!("{}  {:15} {}  {}", event.time, event.kind, who, tail.join("; ")).trim_end().to_owned()
 }

@@ -8,7 +8,8 @@ use crate::client::query;
 use crate::error::CliError;
 use crate::output::{bytes, confirmed, line, table};
 use aether_core::api::{
-    AgentInfo, BULK_MOST, BulkDelete, BulkDeleted, DiskUsage, ImageInfo, Page, PruneRequest, Pruned, TagRequest, UsageRow,
+    AgentInfo, BULK_MOST, BulkDelete, BulkDeleted, DiskUsage, ImageInfo, Page, PruneRequest, Pruned, TagRequest,
+    UsageRow,
 };
 use serde::Serialize;
 use std::time::Duration;
@@ -58,13 +59,7 @@ async fn df(context: &Context) -> Result<u8, CliError> {
     let usage: DiskUsage = context.client.get("/v1/system/df").await?;
     context.printer.one(&usage, &bytes(usage.images.bytes + usage.agents.bytes), |u| {
         let row = |kind: &str, r: UsageRow| {
-            vec![
-                kind.to_owned(),
-                r.count.to_string(),
-                r.active.to_string(),
-                bytes(r.bytes),
-                bytes(r.reclaimable_bytes),
-            ]
+            vec![kind.to_owned(), r.count.to_string(), r.active.to_string(), bytes(r.bytes), bytes(r.reclaimable_bytes)]
         };
         let rows = [row("images", u.images), row("agents", u.agents)];
         table(&["KIND", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"], rows.into_iter())
@@ -126,8 +121,7 @@ async fn system_prune(context: &Context, args: SystemPruneArgs) -> Result<u8, Cl
 async fn outcome_of_images(context: &Context, outcome: &mut Outcome, ended: &[AgentInfo]) -> Result<(), CliError> {
     let end = tokio::time::Instant::now() + HOLDS_LIMIT;
     loop {
-        let (_, pruned): (_, Pruned) =
-            context.client.post("/v1/images/prune", &PruneRequest::default(), &[]).await?;
+        let (_, pruned): (_, Pruned) = context.client.post("/v1/images/prune", &PruneRequest::default(), &[]).await?;
         outcome.freed_bytes += pruned.freed_bytes;
         outcome.images.extend(pruned.images);
         let images: Vec<ImageInfo> = context.client.get("/v1/images").await?;

@@ -18,10 +18,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 const MAX_PASSWORD: u64 = 16 * 1024;
 
-fn image_path(image: &str) -> Result<String, CliError> {
+pub(super) fn image_path(image: &str) -> Result<String, CliError> {
     if image.is_empty() {
         return Err(CliError::usage("the name of the image is empty"));
     }
+    // The bare word is a route of its own.
+    let image = if image == "prune" { "prune:latest" } else { image };
     Ok(format!("/v1/images/{}", encode(image)))
 }
 

@@ -4,11 +4,10 @@ use super::{Context, agent_path, each};
 use crate::args::{DestroyArgs, OutputFormat, StartArgs, StopArgs};
 use crate::client::query;
 use crate::error::CliError;
-use crate::output::{Spinner, line};
+use crate::output::{Spinner, confirmed, line};
 use crate::values::seconds;
 use aether_core::api::{AgentInfo, Page, StopRequest};
 use aether_core::{Code, Desired, Observed, Problem};
-use std::io::Write;
 use std::time::Duration;
 
 const MAX_STOP_S: u64 = 300;
@@ -123,7 +122,7 @@ pub(super) async fn destroy(context: &Context, args: DestroyArgs) -> Result<u8, 
         context.printer.talk("There is no agent to destroy.");
         return Ok(0);
     }
-    if !args.yes && context.printer.format == OutputFormat::Table && !confirmed(&agents)? {
+    if !args.yes && context.printer.format == OutputFormat::Table && !sure(&agents)? {
         return Err(CliError::failed("nothing was destroyed"));
     }
     super::agent::delete_all(context, &agents, grace).await
@@ -144,21 +143,11 @@ async fn everything(context: &Context) -> Result<Vec<String>, CliError> {
 }
 
 /// Asks people; scripts are never asked.
-fn confirmed(agents: &[String]) -> Result<bool, CliError> {
-    use std::io::IsTerminal;
-    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        return Ok(true);
-    }
-    let what = match agents {
-        [one] => format!("the agent {one} with its disk"),
-        many => format!("{} agents with their disks", many.len()),
-    };
-    eprint!("Destroy {}? [y/N] ", crate::error::printable(&what));
-    let _ = std::io::stderr().flush();
-    let mut answer = String::new();
-    let read = std::io::stdin().read_line(&mut answer);
-    read.map_err(|e| CliError::failed(format!("cannot read the answer: {e}")))?;
-    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+fn sure(agents: &[String]) -> Result<bool, CliError> {
+    confirmed(&match agents {
+        [one] => format!("Destroy the agent {one} with its disk?"),
+        many => format!("Destroy {} agents with their disks?", many.len()),
+    })
 }
 
 /// The error of an agent that nobody can find any more.

@@ -5,12 +5,15 @@ mod agent;
 mod copy;
 mod events;
 mod exec;
+mod housekeeping;
 mod image;
 mod inspect;
 mod keys;
 mod lifecycle;
+mod login;
 mod logs;
 mod node;
+mod port_forward;
 mod run;
 mod show;
 mod stats;
@@ -19,6 +22,7 @@ mod update;
 mod version;
 mod wait;
 
+pub(crate) use login::{login, logout, profile};
 pub(crate) use version::version;
 
 use crate::args::{AgentCommand, ApiKeyCommand, Command, Global, ImageCommand, NodeCommand};
@@ -79,6 +83,8 @@ pub(crate) async fn dispatch(context: &Context, command: Command) -> Result<u8, 
         Command::Exec(args) => exec::exec(context, args).await,
         Command::Ps(args) => agent::list(context, args).await,
         Command::Logs(args) => logs::logs(context, args).await,
+        Command::PortForward(args) => port_forward::port_forward(context, args).await,
+        Command::System(command) => housekeeping::system(context, command).await,
         Command::Stats(args) => stats::stats(context, &args.agents).await,
         Command::Top(args) => top::top(context, args).await,
         Command::Inspect(args) => inspect::inspect(context, &args.names).await,
@@ -92,6 +98,8 @@ pub(crate) async fn dispatch(context: &Context, command: Command) -> Result<u8, 
             ImageCommand::Import(args) => image::import(context, args).await,
             ImageCommand::List => image::list(context).await,
             ImageCommand::Inspect { image } => image::inspect(context, &image).await,
+            ImageCommand::Tag(args) => housekeeping::tag(context, args).await,
+            ImageCommand::Prune(args) => housekeeping::prune(context, args).await,
             ImageCommand::Rm { images } => image::remove(context, &images).await,
         },
         Command::Images => image::list(context).await,
@@ -106,6 +114,9 @@ pub(crate) async fn dispatch(context: &Context, command: Command) -> Result<u8, 
         | Command::Migrate(_)
         | Command::Doctor(_)
         | Command::Config(_)
+        | Command::Login(_)
+        | Command::Logout(_)
+        | Command::Profile(_)
         | Command::Completion { .. }
         | Command::Version { .. } => Err(CliError::failed("this command needs no server")),
     }

@@ -2,6 +2,7 @@
 
 use crate::output::{ago, duration, fields, mib};
 use aether_core::api::AgentInfo;
+use aether_core::probe::HealthProbe;
 use aether_core::source::SystemClock;
 use aether_core::{Clock, Observed, Timestamp};
 
@@ -12,7 +13,10 @@ pub(super) fn now() -> Timestamp {
 /// `running (3 minutes)`, `stopped (0)`, `pending (queue 3)`.
 pub(super) fn status(agent: &AgentInfo, now: Timestamp) -> String {
     let detail = match agent.status {
-        Observed::Running => agent.started_at.map(|t| duration(now.since(t))),
+        Observed::Running => agent.started_at.map(|t| {
+            let well = if agent.unhealthy { ", unhealthy" } else { "" };
+            duration(now.since(t)) + well
+        }),
         Observed::Stopped | Observed::Failed => end(agent),
         _ => agent.queue_position.map(|p| format!("queue {p}")),
     };
@@ -47,6 +51,16 @@ pub(super) fn quoted(word: &str) -> String {
     }
 }
 
+fn probe(health: &HealthProbe) -> String {
+    let what = match (&health.http, &health.tcp) {
+        (Some(http), _) => format!("http port {}{}", http.port, http.path),
+        (None, Some(tcp)) => format!("tcp port {}", tcp.port),
+        (None, None) => health.command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "),
+    };
+    let then = if health.restart { ", then a restart" } else { "" };
+    format!("{what}, each {} s, {} failures{then}", health.interval_s, health.retries)
+}
+
 pub(super) fn clip(text: &str, limit: usize) -> String {
     if text.chars().count() <= limit {
         return text.to_owned();
@@ -79,6 +93,8 @@ pub(super) fn details(agent: &AgentInfo) -> String {
         ("Image", agent.config.image.clone()),
         ("Digest", text(&agent.image_digest)),
         ("Command", command(agent)),
+        ("Health probe", agent.config.health.as_ref().map(probe).unwrap_or_default()),
+        ("Recovery", agent.config.recovery.as_str().to_owned()),
         ("Workdir", text(&agent.config.workdir)),
         ("User", text(&agent.config.user)),
         ("Resources", format!("{} CPU, {} memory, {} disk", r.cpu_count, mib(r.memory_mb), mib(r.disk_mb))),

@@ -33,6 +33,7 @@ fn patch_of(args: UpdateArgs) -> Result<AgentPatch, CliError> {
         env: map("--remove-env", env, &args.remove_env)?,
         resources: (resources != ResourcesPatch::default()).then_some(resources),
         process_restart: args.restart.map(Into::into),
+        recovery: args.recovery.map(Into::into),
         ttl: args.ttl.map(|text| (text != "none").then_some(text)),
     })
 }

@@ -23,17 +23,31 @@ pub(crate) use show::show;
 use crate::args::{Global, SetArgs};
 use crate::client::{Client, Endpoint};
 use crate::error::CliError;
+use crate::profiles::{Profile, Profiles, default_path};
 use aether_core::Secret;
 
-/// Where the server is and who we are: flag, environment, else the local
-/// socket of the configuration.
+/// Where the server is and who we are: flag, environment, profile, else the
+/// local socket of the configuration. A profile's key goes to that profile's
+/// server alone.
 pub(crate) fn client_settings(global: &Global) -> Result<Client, CliError> {
-    let endpoint = match global.server.as_deref().filter(|s| !s.is_empty()) {
-        Some(text) => Endpoint::parse(text)?,
-        None => Endpoint::Unix(local_socket(global)?),
+    let given = global.server.as_deref().filter(|s| !s.is_empty());
+    let named = global.profile.as_deref().filter(|s| !s.is_empty());
+    if let (Some(_), Some(name)) = (given, named) {
+        return Err(CliError::usage(format!("both a server and the profile {name:?} are named: give one")));
+    }
+    let profile = match given {
+        Some(_) => None,
+        None => profile(named)?,
+    };
+    let endpoint = match (given, &profile) {
+        (Some(text), _) => Endpoint::parse(text)?,
+        (None, Some(profile)) => Endpoint::parse(&profile.server)?,
+        (None, None) => Endpoint::Unix(local_socket(global)?),
     };
     let token = global.token.clone().filter(|t| !t.is_empty());
     let token = token.or_else(|| std::env::var("AETHER_API_KEY").ok().filter(|t| !t.is_empty()));
+    let kept = profile.and_then(|p| p.token()).map(|t| t.expose().to_owned());
+    let token = token.or(kept);
     if let Some(token) = &token
         && !token.bytes().all(|b| b.is_ascii_graphic())
     {
@@ -43,6 +57,13 @@ pub(crate) fn client_settings(global: &Global) -> Result<Client, CliError> {
         eprintln!("warning: the API key travels unencrypted to {endpoint}; use https");
     }
     Ok(Client::new(endpoint, token.map(Secret::new)))
+}
+
+fn profile(named: Option<&str>) -> Result<Option<Profile>, CliError> {
+    match default_path() {
+        Some(path) => Ok(Profiles::read(&path)?.pick(named)?.cloned()),
+        None => Profiles::default().pick(named).map(|found| found.cloned()),
+    }
 }
 
 /// A client needs one path of the configuration. A file that it was not

@@ -58,7 +58,14 @@ impl Printer {
     ) -> Result<(), CliError> {
         match self.format {
             OutputFormat::Table if self.quiet => items.iter().try_for_each(|item| line(&short(item))),
-            OutputFormat::Table => text(&table(header, items.iter().map(row))),
+            OutputFormat::Table => {
+                let mut rows: Vec<Vec<String>> = items.iter().map(row).collect();
+                // Scripts get every cell whole, whatever their terminal.
+                if std::io::stdout().is_terminal() {
+                    rows = fitted(header, rows, crate::exec::terminal_size().0 as usize);
+                }
+                text(&table(header, rows.into_iter()))
+            }
             _ => self.structured(&items),
         }
     }
@@ -70,6 +77,36 @@ impl Printer {
         };
         raw(rendered.map_err(|e| CliError::failed(format!("cannot print the answer: {e}")))?.as_bytes())
     }
+}
+
+/// Between two columns.
+const GAP: usize = 3;
+/// No column is cut below this.
+const NARROW: usize = 8;
+
+/// The rows with cells cut, the widest column first, until a line fits. The
+/// first column is what one copies: it stays whole.
+fn fitted(header: &[&str], mut rows: Vec<Vec<String>>, width: usize) -> Vec<Vec<String>> {
+    let of = |rows: &[Vec<String>], at: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count());
+        cells.chain([header[at].chars().count()]).max().unwrap_or(0)
+    };
+    let mut widths: Vec<usize> = (0..header.len()).map(|at| of(&rows, at)).collect();
+    let total = |widths: &[usize]| widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
+    while total(&widths) > width {
+        let least = |at: usize| header[at].chars().count().max(NARROW);
+        let widest = (1..widths.len()).filter(|at| widths[*at] > least(*at)).max_by_key(|at| widths[*at]);
+        let Some(widest) = widest else { break };
+        widths[widest] -= 1;
+    }
+    for row in &mut rows {
+        for (cell, most) in row.iter_mut().zip(&widths) {
+            if cell.chars().count() > *most {
+                *cell = cell.chars().take(most.saturating_sub(1)).chain(['…']).collect();
+            }
+        }
+    }
+    rows
 }
 
 /// A table as docker prints it: no borders, three spaces between columns.
@@ -116,6 +153,19 @@ pub(crate) fn text(content: &str) -> Result<(), CliError> {
     raw(printable(content).as_bytes())
 }
 
+/// Asks people on a terminal; scripts are never asked.
+pub(crate) fn confirmed(question: &str) -> Result<bool, CliError> {
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return Ok(true);
+    }
+    eprint!("{} [y/N] ", printable(question));
+    let _ = std::io::stderr().flush();
+    let mut answer = String::new();
+    let read = std::io::stdin().read_line(&mut answer);
+    read.map_err(|e| CliError::failed(format!("cannot read the answer: {e}")))?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
 /// Bytes as they are. A reader that has gone is no error, but the end.
 pub(crate) fn raw(bytes: &[u8]) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
@@ -135,6 +185,27 @@ mod tests {
         let rows = [vec!["a".to_owned(), "running".to_owned()], vec!["longer".to_owned(), "up\u{1b}[0m".to_owned()]];
         let text = table(&["NAME", "STATUS"], rows.into_iter());
         assert_eq!(text, "NAME     STATUS\na        running\nlonger   up\u{fffd}[0m\n");
+    }
+
+    #[test]
+    fn a_table_fits_the_terminal_where_it_can() {
+        let row = |id: &str| {
+            vec![
+                id.to_owned(),
+                "a-long-name-of-an-agent".to_owned(),
+                "docker.io/library/python:3.11".to_owned(),
+                "up".to_owned(),
+            ]
+        };
+        let header = ["ID", "NAME", "IMAGE", "STATUS"];
+        let rows = vec![row("agtc0abcdefghijklmnop"), row("agtc0abcdefghijklmnoq")];
+        let wide = table(&header, fitted(&header, rows.clone(), 200).into_iter());
+        assert!(wide.contains("docker.io/library/python:3.11"));
+        let narrow = table(&header, fitted(&header, rows.clone(), 60).into_iter());
+        assert!(narrow.lines().all(|line| line.chars().count() <= 60), "{narrow}");
+        assert!(narrow.contains("agtc0abcdefghijklmnoq") && narrow.contains('…'), "{narrow}");
+        let tiny = fitted(&header, rows, 10);
+        assert_eq!(tiny[0][0], "agtc0abcdefghijklmnop", "an id is worthless in part");
     }
 
     #[test]

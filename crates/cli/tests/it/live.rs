@@ -203,6 +203,7 @@ fn keys(live: &Live) {
     let listed = live.ok(&["apikey", "list"]);
     assert!(listed.contains("ci") && listed.contains("agent:create") && !listed.contains(key), "{listed}");
     assert_eq!(live.ok(&["apikey", "list", "-q"]).lines().count(), 2);
+    profiles(live, key);
     live.ok(&["apikey", "revoke", id]);
     let revoked = live.as_key(key, &["agent", "list"]);
     let unknown = live.as_key("aether_sk_unknown", &["agent", "list"]);
@@ -247,6 +248,46 @@ fn agents(live: &Live) {
     assert_eq!(live.ok(&["agent", "list", "-q"]), "", "a run that cannot be leaves nothing");
 }
 
+fn profiles(live: &Live, key: &str) {
+    let log = live.log();
+    let address = log.lines().rev().find_map(|l| l.split("listening on http://").nth(1)).expect("a TCP address");
+    let server = format!("http://{}", address.trim());
+    let home = live.dir.path();
+    let login = |name: &str, key: &str| -> Run {
+        let mut child = aether(home, &["login", &server, "--as", name, "--token-stdin"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("starts");
+        child.stdin.take().expect("piped").write_all(format!("{key}\n").as_bytes()).expect("writes");
+        child.wait_with_output().expect("ends").into()
+    };
+    let alone = |args: &[&str]| crate::run(home, args);
+    let wrong = login("ci", "aether_sk_unknown");
+    assert!(wrong.code == Some(1) && alone(&["profile", "ls", "-q"]).stdout.is_empty(), "{wrong:?}");
+    let taken = login("ci", key);
+    assert!(taken.code == Some(0) && !taken.stdout.contains(key), "{taken:?}");
+    let file = home.join(".config/aether/profiles.yaml");
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&file).expect("kept"));
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(alone(&["agent", "list", "-q"]).code, Some(0), "the current profile");
+    assert_eq!(alone(&["--profile", "ci", "agent", "list"]).code, Some(0));
+    let listed = alone(&["-o", "json", "profile", "list"]);
+    assert!(listed.stdout.contains("\"current\": true") && !listed.stdout.contains(key), "{listed:?}");
+    for args in [&["--profile", "absent", "ps"][..], &["--profile", "ci", "--server", &server, "ps"]] {
+        assert_ne!(alone(args).code, Some(0), "{args:?}");
+    }
+    // The key goes to its own server and to no other.
+    let unkeyed = alone(&["--server", &server, "ps"]);
+    assert!(unkeyed.code == Some(1) && unkeyed.stderr.contains("API key"), "{unkeyed:?}");
+    assert_eq!(alone(&["profile", "clear"]).code, Some(0));
+    assert_eq!(alone(&["profile", "use", "ci"]).stdout, "ci\n");
+    assert_eq!(alone(&["logout"]).stdout, "ci\n");
+    assert!(!std::fs::read_to_string(&file).expect("kept").contains(key));
+    assert_eq!(alone(&["logout"]).code, Some(1));
+}
+
 /// Of the agent `waits`, which has its name back at the end.
 fn changes(live: &Live) {
     let version = live.json(&["agent", "get", "waits"])["version"].to_string();
@@ -282,6 +323,12 @@ fn changes(live: &Live) {
 }
 
 fn images(live: &Live) {
+    let usage = live.json(&["system", "df"]);
+    assert_eq!(usage["images"], json!({ "count": 0, "active": 0, "bytes": 0, "reclaimable_bytes": 0 }));
+    assert!(live.ok(&["system", "df"]).starts_with("KIND     TOTAL   ACTIVE   SIZE"), "a table");
+    assert_eq!(live.json(&["image", "prune"])["images"], json!([]));
+    assert_eq!(live.json(&["system", "prune", "--all"])["agents"], json!([]));
+    assert_eq!(live.run(&["image", "tag", "absent:1", "mine:1"]).code, Some(1));
     assert_eq!(live.json(&["image", "list"]), json!([]));
     let no_archive = live.dir.path().join("no.tar");
     std::fs::write(&no_archive, b"no archive").expect("writes");

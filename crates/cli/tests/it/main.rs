@@ -9,6 +9,7 @@ mod offline;
 #[path = "../../../store/tests/it/postgres.rs"]
 mod postgres;
 mod server;
+mod transcript;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -22,6 +23,8 @@ pub(crate) fn aether(dir: &Path, args: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
+    // Whoever runs the tests may be logged in somewhere.
+    command.env("HOME", dir).env_remove("XDG_CONFIG_HOME");
     command.current_dir(dir).args(args).stdin(Stdio::null());
     command
 }

@@ -366,7 +366,13 @@ pub(crate) async fn health(
 ) -> Result<axum::Json<AgentHealth>, ApiError> {
     params.done()?;
     let row = app.agent(&caller, &id).await?;
-    let unhealthy = |message: String| AgentHealth { healthy: false, message, checked_at: app.clock.now() };
+    let unhealthy = |message: String| AgentHealth {
+        healthy: false,
+        probe: None,
+        failures: 0,
+        message,
+        checked_at: app.clock.now(),
+    };
     if row.observed != Observed::Running {
         return Ok(axum::Json(unhealthy(format!("the agent is {}", row.observed))));
     }
@@ -376,6 +382,8 @@ pub(crate) async fn health(
             let h = answer.into_inner();
             AgentHealth {
                 healthy: h.healthy,
+                probe: Some(h.probe).filter(|probe| matches!(probe.as_str(), "starting" | "healthy" | "unhealthy")),
+                failures: h.probe_failures,
                 message: crate::problem::clean(&h.message),
                 checked_at: Timestamp::from_unix_ms(h.checked_at_ms),
             }
@@ -440,6 +448,7 @@ pub(crate) fn info(row: AgentRow) -> AgentInfo {
         env_names: row.env_names,
         env: None,
         status: row.observed,
+        unhealthy: row.unhealthy && row.observed == Observed::Running,
         desired: row.desired,
         version: row.version,
         generation: row.generation,

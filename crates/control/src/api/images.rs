@@ -51,7 +51,7 @@ pub(crate) async fn list(
     Ok(axum::Json(images))
 }
 
-fn merge(found: &mut BTreeMap<String, ImageInfo>, image: ImageInfo) {
+pub(super) fn merge(found: &mut BTreeMap<String, ImageInfo>, image: ImageInfo) {
     match found.get_mut(&image.digest) {
         None => {
             found.insert(image.digest.clone(), image);
@@ -118,7 +118,7 @@ pub(crate) async fn remove(
 }
 
 /// What is neither a reference nor a digest is not among the images.
-fn checked_name(name: String) -> Result<String, ApiError> {
+pub(super) fn checked_name(name: String) -> Result<String, ApiError> {
     if is_digest(&name) || name.parse::<ImageRef>().is_ok() { Ok(name) } else { Err(ApiError::not_found("image")) }
 }
 
@@ -318,7 +318,7 @@ fn json_line(progress: &ImageProgress) -> Bytes {
     line.into()
 }
 
-fn info(image: Image) -> ImageInfo {
+pub(super) fn info(image: Image) -> ImageInfo {
     ImageInfo {
         digest: image.digest,
         names: image.names,

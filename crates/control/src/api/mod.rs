@@ -19,12 +19,16 @@ mod files;
 mod guard;
 mod images;
 mod keys;
+#[cfg(test)]
+mod limits_page;
 mod logs;
+mod ports;
 mod routes;
 mod system;
 #[cfg(test)]
 mod tests;
 mod update;
+mod usage;
 
 pub use document::openapi;
 pub(crate) use guard::Caller;

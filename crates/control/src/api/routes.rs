@@ -2,7 +2,7 @@
 //! handler that is not in it is not served, and it cannot be in it without
 //! saying both.
 
-use super::{agents, bulk, events, exec, exec_stream, files, images, keys, logs, system, update};
+use super::{agents, bulk, events, exec, exec_stream, files, images, keys, logs, ports, system, update, usage};
 use crate::app::App;
 use aether_core::Permission as P;
 use axum::routing::MethodRouter;
@@ -92,9 +92,13 @@ pub(crate) fn table() -> Vec<Entry> {
         entry(Needs(P::AgentExec), Stream, routes!(files::put)),
         entry(Needs(P::AgentExec), Short, routes!(files::delete)),
         entry(Needs(P::AgentRead), Stream, routes!(events::events)),
+        entry(Needs(P::AgentExec), Stream, routes!(ports::forward)),
+        entry(Needs(P::AgentRead), Short, routes!(usage::df)),
         entry(Needs(P::AgentRead), Short, routes!(images::list)),
         entry(Needs(P::AgentCreate), Stream, routes!(images::add)),
         entry(Needs(P::AgentRead), Short, routes!(images::get)),
         entry(Needs(P::AgentCreate), Short, routes!(images::remove)),
+        entry(Needs(P::AgentCreate), Short, routes!(usage::tag)),
+        entry(Needs(P::AgentCreate), Short, routes!(usage::prune)),
     ]
 }

@@ -13,8 +13,8 @@ use axum::extract::{Path, State};
 use http::header::ETAG;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Change an agent's name, labels, metadata, env, resources, process_restart
-/// or ttl.
+/// Change an agent's name, labels, metadata, env, resources, process_restart,
+/// recovery or ttl.
 #[utoipa::path(
     patch, path = "/v1/agents/{id}", operation_id = "update_agent", tag = "agents", request_body = AgentPatch,
     params(

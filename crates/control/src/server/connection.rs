@@ -9,7 +9,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub(super) struct Conn {
     /// End now.
     pub(super) abort: CancellationToken,
     pub(super) permits: Arc<Semaphore>,
-    pub(super) per_address: PerAddress,
+    pub(super) per_peer: PerPeer,
     pub(super) tracker: TaskTracker,
 }
 
@@ -103,42 +103,62 @@ impl Conn {
     }
 }
 
-/// Connections by address, so that one stranger cannot take them all.
+/// Who a connection is counted for. An IPv6 peer has its whole /64; on the
+/// local socket the user counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum PeerKey {
+    Address(IpAddr),
+    User(u32),
+}
+
+impl PeerKey {
+    pub(super) fn of_address(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+                Some(v4) => Self::Address(v4.into()),
+                None => Self::Address(Ipv6Addr::from_bits(v6.to_bits() & (!0 << 64)).into()),
+            },
+            v4 => Self::Address(v4),
+        }
+    }
+}
+
+/// Connections by peer, so that one stranger cannot take them all.
 #[derive(Clone)]
-pub(super) struct PerAddress {
+pub(super) struct PerPeer {
     most: usize,
-    counts: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
+    counts: Arc<Mutex<BTreeMap<PeerKey, usize>>>,
 }
 
 /// Gives its place back when dropped.
-pub(super) struct AddressSlot {
-    address: IpAddr,
-    counts: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
+pub(super) struct PeerSlot {
+    peer: PeerKey,
+    counts: Arc<Mutex<BTreeMap<PeerKey, usize>>>,
 }
 
-impl PerAddress {
+impl PerPeer {
     pub(super) fn new(most: usize) -> Self {
         Self { most, counts: Arc::default() }
     }
 
-    pub(super) fn take(&self, address: IpAddr) -> Option<AddressSlot> {
+    pub(super) fn take(&self, peer: PeerKey) -> Option<PeerSlot> {
         let mut counts = self.counts.lock();
-        let count = counts.entry(address).or_default();
+        let count = counts.entry(peer).or_default();
         if *count >= self.most {
             return None;
         }
         *count += 1;
-        Some(AddressSlot { address, counts: self.counts.clone() })
+        Some(PeerSlot { peer, counts: self.counts.clone() })
     }
 }
 
-impl Drop for AddressSlot {
+impl Drop for PeerSlot {
     fn drop(&mut self) {
         let mut counts = self.counts.lock();
-        if let Some(count) = counts.get_mut(&self.address) {
+        if let Some(count) = counts.get_mut(&self.peer) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&self.address);
+                counts.remove(&self.peer);
             }
         }
     }
@@ -148,15 +168,27 @@ impl Drop for AddressSlot {
 mod tests {
     use super::*;
 
+    fn peer(text: &str) -> PeerKey {
+        PeerKey::of_address(text.parse().expect("an address"))
+    }
+
     #[test]
-    fn places_per_address_are_given_back() {
-        let (a, b) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
-        let places = PerAddress::new(2);
+    fn places_per_peer_are_given_back() {
+        let (a, b) = (peer("127.0.0.1"), peer("127.0.0.2"));
+        let places = PerPeer::new(2);
         let first = places.take(a).expect("room");
         let _second = places.take(a).expect("room");
         assert!(places.take(a).is_none() && places.take(b).is_some());
         drop(first);
         assert!(places.take(a).is_some());
-        assert_eq!(places.counts.lock().len(), 1, "addresses without connections are forgotten");
+        assert_eq!(places.counts.lock().len(), 1, "peers without connections are forgotten");
+    }
+
+    #[test]
+    fn a_peer_is_an_address_a_network_or_a_user() {
+        assert_eq!(peer("2001:db8::1"), peer("2001:db8::ffff:2"));
+        assert_ne!(peer("2001:db8::1"), peer("2001:db8:0:1::1"));
+        assert_eq!(peer("::ffff:10.0.0.1"), peer("10.0.0.1"));
+        assert_ne!(PeerKey::User(0), PeerKey::User(1000));
     }
 }

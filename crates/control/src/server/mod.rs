@@ -1,5 +1,5 @@
 //! Our own accept loop: header time-out with a timer that really runs, limits
-//! on HTTP/2, connections in all and per address, back-off when accepting
+//! on HTTP/2, connections in all and per peer, back-off when accepting
 //! fails, and a drain at the end. `axum::serve` has none of these.
 
 mod connection;
@@ -11,7 +11,7 @@ pub(crate) use tls::acceptor as tls_acceptor;
 use crate::app::App;
 use crate::auth::{Peer, PeerUser};
 use axum::Router;
-use connection::{Conn, PerAddress};
+use connection::{Conn, PeerKey, PerPeer};
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ pub(crate) async fn serve(
         drain: shutdown.clone(),
         abort: abort.clone(),
         permits: Arc::new(Semaphore::new(app.cfg.limits.max_connections)),
-        per_address: PerAddress::new(app.cfg.limits.max_connections_per_address),
+        per_peer: PerPeer::new(app.cfg.limits.max_connections_per_peer),
         tracker: connections.clone(),
     };
     let mut loops = tokio::task::JoinSet::new();
@@ -79,7 +79,7 @@ async fn accept_tcp(listener: TcpListener, tls: Option<TlsAcceptor>, conn: Conn)
         &conn.clone(),
         || listener.accept(),
         |(stream, address)| {
-            let Some(slot) = conn.per_address.take(address.ip()) else {
+            let Some(slot) = conn.per_peer.take(PeerKey::of_address(address.ip())) else {
                 tracing::debug!(peer = %address.ip(), "too many connections from one address");
                 return None;
             };
@@ -114,8 +114,15 @@ async fn accept_unix(listener: UnixListener, conn: Conn) {
                     return None;
                 }
             };
+            let Some(slot) = conn.per_peer.take(PeerKey::User(peer.uid)) else {
+                tracing::debug!(uid = peer.uid, "too many connections from one local user");
+                return None;
+            };
             let conn = conn.clone();
-            Some(async move { conn.serve(stream, Peer::Unix(peer)).await })
+            Some(async move {
+                let _slot = slot;
+                conn.serve(stream, Peer::Unix(peer)).await;
+            })
         },
     )
     .await;

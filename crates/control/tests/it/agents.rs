@@ -124,7 +124,7 @@ async fn health_and_stats() {
     let server = start().await;
     let id = server.agent("well").await;
     let (_, health) = ok(server.get(&format!("/v1/agents/{id}/health"))).await;
-    assert_eq!(health["healthy"], true);
+    assert_eq!((&health["healthy"], &health["probe"]), (&json!(true), &json!("healthy")));
     let (_, stats) = ok(server.get(&format!("/v1/agents/{id}/stats"))).await;
     assert_eq!(stats["processes"], 3);
     ok(server.post("/v1/agents", json!({ "image": "never", "name": "slow" }))).await;

@@ -28,7 +28,10 @@ fn operations() -> Vec<Operation> {
 }
 
 fn filled(path: &str, id: &str) -> String {
-    path.replace("{id}", id).replace("{exec_id}", "exec0aaaaaaaaaaaaaaaa").replace("{name}", "absent")
+    path.replace("{id}", id)
+        .replace("{exec_id}", "exec0aaaaaaaaaaaaaaaa")
+        .replace("{name}", "absent")
+        .replace("{port}", "80")
 }
 
 fn call(server: &Server, key: Option<&str>, operation: &Operation, id: &str) -> reqwest::RequestBuilder {
@@ -39,6 +42,7 @@ fn call(server: &Server, key: Option<&str>, operation: &Operation, id: &str) -> 
         Method::POST if operation.path.ends_with("/exec") => request.json(&json!({ "command": ["echo", "a"] })),
         Method::POST if operation.path.ends_with("/signal") => request.json(&json!({ "signal": "9" })),
         Method::POST if operation.path == "/v1/agents" => request.json(&json!({ "image": "never" })),
+        Method::PUT if operation.path.starts_with("/v1/images") => request.json(&json!({ "source": "absent" })),
         Method::PATCH => request.json(&json!({ "name": "taken-over" })),
         Method::POST if operation.path == "/v1/images" => request.json(&json!({ "reference": "absent" })),
         _ => request,

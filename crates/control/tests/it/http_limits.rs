@@ -62,13 +62,52 @@ async fn a_body_that_never_comes_meets_the_deadline() {
 
 #[tokio::test]
 async fn connections_from_one_address_are_bounded() {
-    let server = start_with(|cfg| cfg.limits.max_connections_per_address = 3).await;
+    let server = start_with(|cfg| cfg.limits.max_connections_per_peer = 3).await;
     let mut held = Vec::new();
     for _ in 0..3 {
         held.push(TcpStream::connect(server.address).await.expect("connects"));
     }
     let more = TcpStream::connect(server.address).await.expect("connects");
     assert!(closed_within(more, Duration::from_secs(20)).await);
+}
+
+#[tokio::test]
+async fn connections_of_one_local_user_are_bounded_and_given_back() {
+    let server = start_with(|cfg| cfg.limits.max_connections_per_peer = 3).await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(tokio::net::UnixStream::connect(&server.socket).await.expect("connects"));
+    }
+    let mut more = tokio::net::UnixStream::connect(&server.socket).await.expect("connects");
+    let mut buffer = [0; 16];
+    let read = tokio::time::timeout(Duration::from_secs(20), more.read(&mut buffer)).await.expect("closed in time");
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    held.clear();
+    server
+        .until(|s| async move {
+            let Ok(mut stream) = tokio::net::UnixStream::connect(&s.socket).await else { return false };
+            let asked = stream.write_all(b"GET /health HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+            let mut answer = Vec::new();
+            asked.is_ok() && stream.read_to_end(&mut answer).await.is_ok() && answer.starts_with(b"HTTP/1.1 200")
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn http2_heads_and_streams_are_bounded() {
+    let server = start_with(|cfg| {
+        cfg.limits.header_bytes = 16 * 1024;
+        cfg.limits.h2_streams = 4;
+    })
+    .await;
+    let client = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().expect("client");
+    let giant = client.get(format!("{}/health", server.url)).header("x", "y".repeat(64 * 1024)).send().await;
+    assert!(giant.as_ref().map_or(true, |answer| answer.status().as_u16() == 431), "{giant:?}");
+    // More than may be open at once take their turns: none is lost.
+    let all = (0..32).map(|_| client.get(format!("{}/health", server.url)).send());
+    for answer in futures::future::join_all(all).await {
+        assert_eq!(answer.expect("answered").status().as_u16(), 200);
+    }
 }
 
 #[tokio::test]

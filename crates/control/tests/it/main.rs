@@ -11,5 +11,6 @@ mod harness;
 mod http_limits;
 mod images;
 mod node;
+mod ports;
 mod sessions;
 mod stream;

@@ -446,11 +446,17 @@ impl NodeData for FakeNode {
     }
 
     async fn health(&self, _: Request<AgentRequest>) -> Result<Response<HealthResponse>, Status> {
-        Ok(Response::new(HealthResponse { healthy: true, message: "well".into(), checked_at_ms: 1 }))
+        Ok(Response::new(HealthResponse {
+            healthy: true,
+            message: "well".into(),
+            checked_at_ms: 1,
+            probe: "healthy".into(),
+            probe_failures: 0,
+        }))
     }
 
     async fn stats(&self, _: Request<AgentRequest>) -> Result<Response<StatsResponse>, Status> {
-        Ok(Response::new(StatsResponse { processes: 3, ..StatsResponse::default() }))
+        Ok(Response::new(StatsResponse { processes: 3, sampled_at_ms: 5, ..StatsResponse::default() }))
     }
 
     type ImagePullStream = Reply<ImageProgress>;
@@ -537,6 +543,61 @@ impl NodeData for FakeNode {
         }
         let removed = self.0.images.lock().expect("lock").remove(&name);
         removed.map(|_| Response::new(Empty {})).ok_or_else(|| Status::not_found("no such image"))
+    }
+
+    async fn image_tag(&self, request: Request<ImageTagRequest>) -> Result<Response<Image>, Status> {
+        let request = request.into_inner();
+        let mut images = self.0.images.lock().expect("lock");
+        let image = images.get(&request.source).cloned().ok_or_else(|| Status::not_found("no such image"))?;
+        let image = Image { names: vec![request.source, request.name.clone()], ..image };
+        images.insert(request.name, image.clone());
+        Ok(Response::new(image))
+    }
+
+    async fn image_prune(&self, request: Request<ImagePruneRequest>) -> Result<Response<ImagePruneResponse>, Status> {
+        let request = request.into_inner();
+        let mut images = self.0.images.lock().expect("lock");
+        if request.age_ms > 0 {
+            return Ok(Response::new(ImagePruneResponse::default()));
+        }
+        let unused = images.values().cloned().collect();
+        if !request.dry_run {
+            images.clear();
+        }
+        Ok(Response::new(ImagePruneResponse { images: unused, freed_bytes: 1000 }))
+    }
+
+    async fn disk_usage(&self, _: Request<DiskUsageRequest>) -> Result<Response<DiskUsageResponse>, Status> {
+        // An agent of another tenant, or none, among them: the control plane looks.
+        let known = self.0.env_seen.lock().expect("lock").keys().cloned().collect::<Vec<_>>();
+        let disk = |agent_id: String| AgentDisk { agent_id, bytes: 1000 };
+        let stranger = "agtc0zzzzzzzzzzzzzzzz".to_owned();
+        Ok(Response::new(DiskUsageResponse { disks: known.into_iter().chain([stranger]).map(disk).collect() }))
+    }
+
+    type PortStream = Reply<PortPiece>;
+    /// Port 7 says again what it is told, until it is told no more; port 9
+    /// breaks after the first piece; nothing listens elsewhere.
+    async fn port(&self, request: Request<Streaming<PortRequest>>) -> Result<Response<Self::PortStream>, Status> {
+        let mut input = request.into_inner();
+        let Some(port_request::Message::Open(open)) = input.message().await?.and_then(|m| m.message) else {
+            return Err(Status::invalid_argument("no open"));
+        };
+        if !matches!(open.port, 7 | 9) {
+            return Err(Status::failed_precondition("nothing listens"));
+        }
+        let (out, pieces) = mpsc::channel(4);
+        tokio::spawn(async move {
+            let _ = out.send(Ok(PortPiece::default())).await;
+            while let Ok(Some(message)) = input.message().await {
+                let Some(port_request::Message::Data(data)) = message.message else { return };
+                let piece = if open.port == 9 { Err(Status::unavailable("cut")) } else { Ok(PortPiece { data }) };
+                if out.send(piece).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(reply(pieces)))
     }
 }
 

@@ -8,9 +8,9 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
-type Socket = WebSocketStream<TcpStream>;
+pub(crate) type Socket = WebSocketStream<TcpStream>;
 
-async fn open(server: &Server, path: &str) -> Result<Socket, Error> {
+pub(crate) async fn open(server: &Server, path: &str) -> Result<Socket, Error> {
     keyed(server, path, "").await
 }
 

@@ -7,7 +7,7 @@
 use super::AgentInfo;
 use crate::error::FieldError;
 use crate::name::AgentName;
-use crate::spec::{AgentSpec, ProcessRestart, validate_env};
+use crate::spec::{AgentSpec, ProcessRestart, Recovery, validate_env};
 use crate::time::parse_duration;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
@@ -35,6 +35,8 @@ pub struct AgentPatch {
     pub resources: Option<ResourcesPatch>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process_restart: Option<ProcessRestart>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<Recovery>,
     /// Counted from the start of the run; null removes it.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     #[cfg_attr(feature = "schema", schema(value_type = Option<String>))]
@@ -89,6 +91,7 @@ pub struct CheckedPatch {
     pub env: MapPatch,
     pub resources: ResourcesPatch,
     pub process_restart: Option<ProcessRestart>,
+    pub recovery: Option<Recovery>,
     pub ttl_s: Option<Option<u64>>,
 }
 
@@ -121,6 +124,7 @@ impl AgentPatch {
             env: self.env,
             resources: self.resources.unwrap_or_default(),
             process_restart: self.process_restart,
+            recovery: self.recovery,
             ttl_s,
         })
     }
@@ -143,6 +147,7 @@ pub mod field {
     pub const ENV: &str = "env";
     pub const RESOURCES: &str = "resources";
     pub const PROCESS_RESTART: &str = "process_restart";
+    pub const RECOVERY: &str = "recovery";
     pub const TTL: &str = "ttl";
 }
 
@@ -170,6 +175,9 @@ impl CheckedPatch {
         next.spec.resources = next.spec.resources.with_defaults();
         if let Some(restart) = self.process_restart {
             next.spec.process_restart = restart;
+        }
+        if let Some(recovery) = self.recovery {
+            next.spec.recovery = recovery;
         }
         if let Some(ttl) = self.ttl_s {
             next.spec.ttl_s = ttl;
@@ -204,6 +212,7 @@ fn changes(now: &Patchable, next: &Patchable) -> Vec<&'static str> {
         (field::ENV, now.env != next.env),
         (field::RESOURCES, now.spec.resources.with_defaults() != next.spec.resources),
         (field::PROCESS_RESTART, now.spec.process_restart != next.spec.process_restart),
+        (field::RECOVERY, now.spec.recovery != next.spec.recovery),
         (field::TTL, now.spec.ttl_s != next.spec.ttl_s),
     ];
     differ.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()

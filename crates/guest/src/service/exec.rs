@@ -42,7 +42,11 @@ pub fn check_env<'a>(env: impl Iterator<Item = (&'a String, &'a String)>) -> Res
 
 fn check_id(id: &str) -> Result<(), ConnectError> {
     let fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    if id.is_empty() || id.len() > ID_LIMIT || !id.bytes().all(fine) || id == crate::process::table::MAIN {
+    if id.is_empty()
+        || id.len() > ID_LIMIT
+        || !id.bytes().all(fine)
+        || matches!(id, crate::process::table::MAIN | crate::probe::ID)
+    {
         return Err(ConnectError::invalid_argument("exec_id must be 1 to 64 letters, digits, '-', '_' or '.'"));
     }
     Ok(())

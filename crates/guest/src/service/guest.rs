@@ -2,6 +2,7 @@
 
 use crate::identity::split_env;
 use crate::main_process::{Restart, Spec};
+use crate::probe::{Check, Probe};
 use crate::process::exec::About;
 use crate::{Guest, Role, lock, main_process, net, shutdown, sys};
 use aether_proto::guest::aether::guest::v1::{self as wire, Guest as Rpc};
@@ -50,11 +51,16 @@ impl Rpc for Service {
         _request: ServiceRequest<'_, wire::HealthRequest>,
     ) -> ServiceResult<wire::HealthResponse> {
         let identified = lock(&self.0.identity).answered.is_some();
+        let probe = self.0.probe.state();
         Response::ok(wire::HealthResponse {
             healthy: true,
             message: if identified { "ready" } else { "waiting for its identity" }.to_owned(),
             uptime_ms: sys::uptime_ms(),
             identified,
+            probe: probe.status.as_str().to_owned(),
+            probe_message: probe.message,
+            probe_failures: probe.failures,
+            probe_checked_at_ms: probe.checked_at_ms,
             ..Default::default()
         })
     }
@@ -158,6 +164,7 @@ async fn identify(guest: &Arc<Guest>, request: wire::IdentifyRequest) -> Result<
     }
     let main = request.main.as_option().map(main_spec).transpose()?;
     let network = request.network.as_option().map(network_config).transpose()?;
+    let probe = request.probe.as_option().map(probe_of).transpose()?;
     renew(guest, &request.entropy, request.unix_ns)?;
     if guest.role == Role::Init {
         let dns = request.network.as_option().map(|network| network.dns.clone()).unwrap_or_default();
@@ -182,6 +189,9 @@ async fn identify(guest: &Arc<Guest>, request: wire::IdentifyRequest) -> Result<
         identity.interface = network.map(|network| network.interface).unwrap_or_default();
     }
     let (main_pid, main_error) = start_main(guest, main).await;
+    if let Some(probe) = probe {
+        start_probe(guest, probe);
+    }
     let answer = wire::IdentifyResponse {
         kernel_release: read_line("/proc/sys/kernel/osrelease"),
         boot_id: read_line("/proc/sys/kernel/random/boot_id"),
@@ -222,6 +232,46 @@ fn main_spec(main: &wire::MainProcess) -> Result<Spec, ConnectError> {
         stdin: main.stdin,
         tty: main.tty,
         restart,
+    })
+}
+
+/// Its commands and connections belong to the data lane's runtime.
+fn start_probe(guest: &Arc<Guest>, mut probe: Probe) {
+    if probe.user.is_empty() {
+        probe.user = lock(&guest.identity).image_user.clone();
+    }
+    guest.work.spawn(crate::probe::run(guest.clone(), probe));
+}
+
+fn probe_of(probe: &wire::Probe) -> Result<Probe, ConnectError> {
+    let wrong = |what: &str| ConnectError::invalid_argument(format!("probe: {what}"));
+    let port = |port: u32| u16::try_from(port).ok().filter(|port| *port > 0).ok_or_else(|| wrong("not a port"));
+    let check = match (probe.command.is_empty(), probe.http_port, probe.tcp_port) {
+        (false, 0, 0) => {
+            super::exec::check_argv(&probe.command)?;
+            Check::Command(probe.command.clone())
+        }
+        (true, http, 0) if http > 0 => {
+            let plain = probe.http_path.starts_with('/') && probe.http_path.bytes().all(|c| c.is_ascii_graphic());
+            let path = Some(probe.http_path.clone()).filter(|_| plain).ok_or_else(|| wrong("not a path"))?;
+            Check::Http { port: port(http)?, path }
+        }
+        (true, 0, tcp) if tcp > 0 => Check::Tcp { port: port(tcp)? },
+        _ => return Err(wrong("exactly one of command, http and tcp")),
+    };
+    let time = |ms: u32| Duration::from_millis(u64::from(ms));
+    if probe.interval_ms == 0 || probe.timeout_ms == 0 || probe.retries == 0 {
+        return Err(wrong("interval, timeout and retries must be above 0"));
+    }
+    Ok(Probe {
+        check,
+        user: probe.user.clone(),
+        cwd: Some(probe.workdir.clone()).filter(|workdir| !workdir.is_empty()),
+        interval: time(probe.interval_ms),
+        timeout: time(probe.timeout_ms),
+        retries: probe.retries,
+        start_period: time(probe.start_period_ms),
+        restart: probe.restart,
     })
 }
 

@@ -1,4 +1,4 @@
-//! Plain HTTP on the data lane: `/files`, `/archive`, `/health`.
+//! Plain HTTP on the data lane: `/files`, `/archive`, `/port`, `/health`.
 
 use super::Body;
 use super::access;
@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 const PIECES: usize = 4;
 
 pub fn is_ours(path: &str) -> bool {
-    matches!(path, "/files" | "/archive" | "/health")
+    matches!(path, "/files" | "/archive" | "/health" | "/port")
 }
 
 /// A refusal in E2B's form.
@@ -66,6 +66,7 @@ pub async fn answer(guest: Arc<Guest>, request: Request<Incoming>) -> Result<Res
         (Method::POST, "/files") => super::files::write(&guest, request).await,
         (Method::GET, "/archive") => super::archive::read(&guest, request).await,
         (Method::PUT, "/archive") => super::archive::write(&guest, request).await,
+        (Method::POST, "/port") => super::forward::open(request).await,
         _ => Err(Refused::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")),
     };
     Ok(done.unwrap_or_else(|refused| {

@@ -3,13 +3,14 @@
 //! | lane | serves |
 //! |---|---|
 //! | control | `aether.guest.v1.Guest` |
-//! | data | `aether.guest.v1.Exec`, `process.Process`, `filesystem.Filesystem`, `/files`, `/archive`, `/health` |
+//! | data | `aether.guest.v1.Exec`, `process.Process`, `filesystem.Filesystem`, `/files`, `/archive`, `/port`, `/health` |
 
 pub mod access;
 pub mod archive;
 pub mod exec;
 pub mod files;
 pub mod filesystem;
+mod forward;
 pub mod guest;
 pub mod http;
 pub mod multipart;

@@ -229,7 +229,7 @@ impl GuestClient {
     }
 }
 
-fn outgoing<S, E>(body: S) -> ClientBody
+pub(super) fn outgoing<S, E>(body: S) -> ClientBody
 where
     S: Stream<Item = Result<Bytes, E>> + Send + Sync + 'static,
     E: std::fmt::Display + 'static,
@@ -241,7 +241,7 @@ where
     BodyExt::boxed(StreamBody::new(frames))
 }
 
-async fn small_body(body: GuestBody) -> Result<Bytes, ChannelError> {
+pub(super) async fn small_body(body: GuestBody) -> Result<Bytes, ChannelError> {
     let collected = tokio::time::timeout(HEAD_LIMIT, Limited::new(body, SMALL_BODY).collect()).await;
     match collected {
         Ok(Ok(body)) => Ok(body.to_bytes()),
@@ -250,7 +250,7 @@ async fn small_body(body: GuestBody) -> Result<Bytes, ChannelError> {
     }
 }
 
-fn refusal(status: StatusCode, text: &[u8]) -> ChannelError {
+pub(super) fn refusal(status: StatusCode, text: &[u8]) -> ChannelError {
     #[derive(serde::Deserialize)]
     struct Report {
         message: String,

@@ -17,6 +17,7 @@ mod error;
 mod exec;
 mod files;
 mod lane;
+mod port;
 
 pub use aether_proto::guest::aether::guest::v1 as wire;
 pub use aether_proto::guest::{filesystem, process};

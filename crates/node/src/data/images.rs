@@ -93,6 +93,26 @@ impl DataService {
     }
 }
 
+impl DataService {
+    pub(super) async fn tag_image(&self, request: wire::ImageTagRequest) -> Result<wire::Image, Refusal> {
+        let tenant = check::tenant(&request.tenant_id)?;
+        let source = check::reference(&request.source)?;
+        let name = crate::images::parse_reference(check::reference(&request.name)?).map_err(error::image)?;
+        self.host.images.tag(&tenant, source, name).await.map(image).map_err(error::image)
+    }
+
+    pub(super) async fn prune_images(
+        &self,
+        request: wire::ImagePruneRequest,
+    ) -> Result<wire::ImagePruneResponse, Refusal> {
+        let tenant = check::tenant(&request.tenant_id)?;
+        let age = Duration::from_millis(request.age_ms);
+        let pruned = self.host.images.prune(&tenant, age, request.dry_run).await.map_err(error::image)?;
+        let freed_bytes = pruned.freed_bytes;
+        Ok(wire::ImagePruneResponse { images: pruned.images.into_iter().map(image).collect(), freed_bytes })
+    }
+}
+
 /// Steps that nobody reads in time are dropped: the next says more.
 fn progress_to(sender: &Sender) -> Progress {
     // Weak: the last message comes from the work itself.

@@ -4,6 +4,7 @@
 //! - `exec`: streams, state, signals
 //! - `logs`, `files`: from the guest; logs of an ended agent from the node
 //! - `images`: of a tenant on this node
+//! - `port`: TCP connections into a sandbox
 //!
 //! Bodies stream with back-pressure; none is held whole. Not here: who may
 //! ask. The control plane has resolved and authorised before it calls, and
@@ -15,6 +16,7 @@ mod exec;
 mod files;
 mod images;
 mod logs;
+mod port;
 mod telemetry;
 
 use crate::channel::GuestClient;
@@ -82,6 +84,7 @@ impl NodeData for DataService {
     type FileReadStream = Answers<wire::FileReadResponse>;
     type ImagePullStream = Answers<wire::ImageProgress>;
     type ImageImportStream = Answers<wire::ImageProgress>;
+    type PortStream = Answers<wire::PortPiece>;
 
     async fn exec(&self, r: Request<Streaming<wire::ExecRequest>>) -> Result<Response<Self::ExecStream>, Refusal> {
         self.exec_stream(r.into_inner()).await.map(Response::new)
@@ -148,5 +151,23 @@ impl NodeData for DataService {
     }
     async fn image_remove(&self, r: Request<wire::ImageGetRequest>) -> Result<Response<wire::Empty>, Refusal> {
         self.remove_image(r.into_inner()).await.map(Response::new)
+    }
+    async fn image_tag(&self, r: Request<wire::ImageTagRequest>) -> Result<Response<wire::Image>, Refusal> {
+        self.tag_image(r.into_inner()).await.map(Response::new)
+    }
+    async fn image_prune(
+        &self,
+        r: Request<wire::ImagePruneRequest>,
+    ) -> Result<Response<wire::ImagePruneResponse>, Refusal> {
+        self.prune_images(r.into_inner()).await.map(Response::new)
+    }
+    async fn disk_usage(
+        &self,
+        r: Request<wire::DiskUsageRequest>,
+    ) -> Result<Response<wire::DiskUsageResponse>, Refusal> {
+        self.tenant_disks(&r.into_inner().tenant_id).await.map(Response::new)
+    }
+    async fn port(&self, r: Request<Streaming<wire::PortRequest>>) -> Result<Response<Self::PortStream>, Refusal> {
+        self.port_stream(r.into_inner()).await.map(Response::new)
     }
 }

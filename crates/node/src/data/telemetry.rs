@@ -1,7 +1,8 @@
 //! Health and figures of one agent.
 
-use super::{DataService, Up, error};
+use super::{DataService, Up, check, error};
 use crate::engine::VmmStats;
+use aether_core::AgentId;
 use aether_proto::node as wire;
 use std::os::unix::fs::MetadataExt;
 use tonic::Status as Refusal;
@@ -10,11 +11,45 @@ impl DataService {
     /// A guest that does not answer is an answer, not an error.
     pub(super) async fn agent_health(&self, agent: &str) -> Result<wire::HealthResponse, Refusal> {
         let up = self.up(agent)?;
-        let (healthy, message) = match up.client.health().await {
-            Ok(health) => (health.healthy, health.message),
-            Err(e) => (false, e.to_string()),
+        let checked_at_ms = self.host.clock.now().unix_ms();
+        let h = match up.client.health().await {
+            Ok(health) => health,
+            Err(e) => {
+                return Ok(wire::HealthResponse { message: e.to_string(), checked_at_ms, ..Default::default() });
+            }
         };
-        Ok(wire::HealthResponse { healthy, message, checked_at_ms: self.host.clock.now().unix_ms() })
+        let probed = h.probe_checked_at_ms > 0;
+        let message = match h.probe.as_str() {
+            "" => h.message,
+            "starting" if !probed => "the first probe is still to come".to_owned(),
+            _ if h.probe_message.is_empty() => "the probe succeeds".to_owned(),
+            _ => format!("the probe fails: {}", h.probe_message),
+        };
+        Ok(wire::HealthResponse {
+            healthy: h.healthy && h.probe != "unhealthy",
+            message,
+            checked_at_ms: if probed { h.probe_checked_at_ms } else { checked_at_ms },
+            probe: h.probe,
+            probe_failures: h.probe_failures,
+        })
+    }
+
+    /// What each of the tenant's agents has written, as the disk's blocks.
+    pub(super) async fn tenant_disks(&self, tenant: &str) -> Result<wire::DiskUsageResponse, Refusal> {
+        let tenant = check::tenant(tenant)?;
+        let mut disks = Vec::new();
+        for agent in self.supervisor.of_tenant(&tenant) {
+            if let Some(bytes) = self.disk_bytes(&agent).await {
+                disks.push(wire::AgentDisk { agent_id: agent.to_string(), bytes });
+            }
+        }
+        Ok(wire::DiskUsageResponse { disks })
+    }
+
+    /// None: the agent has no disk (yet, or any more).
+    async fn disk_bytes(&self, agent: &AgentId) -> Option<u64> {
+        let disk = self.host.config.disks_dir().join(format!("{agent}.disk"));
+        tokio::fs::metadata(disk).await.ok().map(|m| m.blocks() * 512)
     }
 
     pub(super) async fn agent_stats(&self, agent: &str) -> Result<wire::StatsResponse, Refusal> {
@@ -32,8 +67,7 @@ impl DataService {
             }),
             None => VmmStats::default(),
         };
-        let disk = self.host.config.disks_dir().join(format!("{agent}.disk"));
-        let host_disk_bytes = tokio::fs::metadata(disk).await.map_or(0, |m| m.blocks() * 512);
+        let host_disk_bytes = self.disk_bytes(&agent).await.unwrap_or(0);
         let counters = match slot {
             Some(slot) => self.host.network.counters(slot).await.ok(),
             None => None,

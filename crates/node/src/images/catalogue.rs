@@ -47,7 +47,7 @@ CREATE TABLE holds (
 ";
 const SCHEMA_VERSION: i64 = 1;
 
-const UNUSED: &str = "NOT EXISTS (SELECT 1 FROM names n WHERE n.digest = images.digest)
+pub(super) const UNUSED: &str = "NOT EXISTS (SELECT 1 FROM names n WHERE n.digest = images.digest)
   AND NOT EXISTS (SELECT 1 FROM holds h WHERE h.digest = images.digest)";
 
 /// A finished device, by its key.
@@ -85,7 +85,7 @@ impl Catalogue {
         Ok(Self { db: Mutex::new(db), devices })
     }
 
-    fn write<T>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T, ImageError>) -> Result<T, ImageError> {
+    pub(super) fn write<T>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T, ImageError>) -> Result<T, ImageError> {
         let mut db = self.db.lock();
         let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let out = f(&tx)?;
@@ -383,12 +383,12 @@ fn visible(db: &Connection, tenant: &TenantId, digest: &str) -> Result<bool, Ima
     )?)
 }
 
-fn agents_of(db: &Connection, tenant: &TenantId, digest: &str) -> Result<u32, ImageError> {
+pub(super) fn agents_of(db: &Connection, tenant: &TenantId, digest: &str) -> Result<u32, ImageError> {
     let sql = "SELECT count(*) FROM holds WHERE tenant = ?1 AND digest = ?2";
     Ok(db.query_row(sql, [tenant.as_str(), digest], |r| r.get(0))?)
 }
 
-fn mark_if_unused(tx: &Transaction<'_>, digest: &str, now: Timestamp) -> Result<(), ImageError> {
+pub(super) fn mark_if_unused(tx: &Transaction<'_>, digest: &str, now: Timestamp) -> Result<(), ImageError> {
     let sql =
         format!("UPDATE images SET unused_since_ms = ?2 WHERE digest = ?1 AND unused_since_ms IS NULL AND {UNUSED}");
     tx.execute(&sql, params![digest, now.unix_ms()])?;

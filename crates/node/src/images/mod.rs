@@ -28,12 +28,14 @@ mod manifest;
 mod record;
 mod registry;
 mod text;
+mod tidy;
 
 pub use error::ImageError;
 pub use record::{
     Credentials, GcReport, ImageConfig, ImageHold, ImageRecord, Phase, Progress, ProgressEvent, PullSpec,
     parse_reference,
 };
+pub use tidy::Pruned;
 
 use aether_core::image::ImageRef;
 use aether_core::{AgentId, Clock, Rng, TenantId};

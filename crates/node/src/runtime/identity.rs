@@ -7,6 +7,7 @@ use crate::engine::ChannelToken;
 use crate::images::ImageConfig;
 use crate::network::{GuestNet, GuestNet6};
 use aether_core::api::failure;
+use aether_core::probe::HealthProbe;
 use aether_core::spec::{AgentSpec, NetworkPolicy, ProcessRestart};
 use aether_core::{Clock, Rng};
 
@@ -46,6 +47,7 @@ pub(super) fn request(
         network: (spec.network != NetworkPolicy::None).then(|| network(net)).into(),
         image: Some(image_config).into(),
         main: main_process(spec, image)?.into(),
+        probe: spec.health.as_ref().map(|health| probe(health, spec)).into(),
         ..Default::default()
     })
 }
@@ -68,6 +70,24 @@ fn network6(net: &GuestNet6) -> wire::NetworkConfig6 {
         address: net.address.to_string(),
         prefix_len: u32::from(net.prefix_len),
         gateway: net.gateway.to_string(),
+        ..Default::default()
+    }
+}
+
+fn probe(health: &HealthProbe, spec: &AgentSpec) -> wire::Probe {
+    let ms = |seconds: u32| seconds.saturating_mul(1000);
+    wire::Probe {
+        command: health.command.clone(),
+        http_port: health.http.as_ref().map_or(0, |http| u32::from(http.port)),
+        http_path: health.http.as_ref().map(|http| http.path.clone()).unwrap_or_default(),
+        tcp_port: health.tcp.map_or(0, |tcp| u32::from(tcp.port)),
+        interval_ms: ms(health.interval_s),
+        timeout_ms: ms(health.timeout_s),
+        retries: health.retries,
+        start_period_ms: ms(health.start_period_s),
+        restart: health.restart,
+        workdir: spec.workdir.clone().unwrap_or_default(),
+        user: spec.user.clone().unwrap_or_default(),
         ..Default::default()
     }
 }

@@ -99,8 +99,10 @@ async fn watch_health(client: GuestClient, interval: Duration, sender: mpsc::Sen
     loop {
         tokio::time::sleep(interval).await;
         let answer = client.health_within(interval.max(Duration::from_secs(10))).await;
+        // The guest has counted the probe's failures already.
+        let probed = answer.as_ref().is_ok_and(|h| h.probe == "unhealthy");
         misses = if answer.is_ok_and(|h| h.healthy) { 0 } else { misses.saturating_add(1) };
-        let now = misses < HEALTH_MISSES;
+        let now = misses < HEALTH_MISSES && !probed;
         if now != healthy {
             healthy = now;
             if sender.send(Signal::Healthy(healthy)).await.is_err() {

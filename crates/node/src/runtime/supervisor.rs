@@ -98,6 +98,13 @@ impl Supervisor {
         self.agents.lock().get(agent).map(|handle| handle.status.clone())
     }
 
+    /// The tenant's agents on this node.
+    pub(crate) fn of_tenant(&self, tenant: &TenantId) -> Vec<AgentId> {
+        let agents = self.agents.lock();
+        let own = agents.iter().filter(|(_, handle)| handle.wish.borrow().assigned.tenant_id == *tenant);
+        own.map(|(agent, _)| agent.clone()).collect()
+    }
+
     /// Sandboxes that are up or on the way.
     pub(crate) fn living(&self) -> usize {
         self.agents.lock().values().filter(|h| h.status.borrow().observed.on_node()).count()

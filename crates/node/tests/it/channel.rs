@@ -5,5 +5,7 @@
 mod exec;
 mod files;
 mod lifecycle;
+mod port;
+mod probe;
 mod resync;
 mod sandbox;

@@ -4,6 +4,7 @@ mod archives;
 mod import;
 mod real;
 mod registry;
+mod tidy;
 
 use aether_core::source::{OsRng, SystemClock};
 use aether_core::{AgentId, TenantId};

@@ -113,8 +113,8 @@ pub(crate) async fn save(
                 queue_position = $12, exit_code = $13, exit_signal = $14, restarts = $15, unhealthy = $16,
                 error_code = $17, error_message = $18, updated_ms = $19, started_ms = $20, stopped_ms = $21,
                 expires_ms = $22, stop_force = $23, stop_timeout_ms = $24, name = $25, spec = $26, env_names = $27,
-                pending_restart = $28
-             WHERE id = $29 AND version = $30",
+                pending_restart = $28, recovery = $29
+             WHERE id = $30 AND version = $31",
             params![
                 row.desired.as_str(),
                 row.observed.as_str(),
@@ -144,6 +144,7 @@ pub(crate) async fn save(
                 to_json(&row.spec)?,
                 to_json(&row.env_names)?,
                 to_json(&row.pending_restart)?,
+                row.spec.recovery.as_str(),
                 row.id.as_str(),
                 held,
             ],
@@ -165,8 +166,8 @@ pub(crate) async fn insert(tx: &mut dyn Tx, row: &AgentRow, env_sealed: Option<V
     let inserted = tx
         .execute(
             "INSERT INTO agents (id, tenant_id, name, alias, spec, env_names, env_sealed, desired, observed, version,
-                generation, assigned, restarts, unhealthy, created_ms, updated_ms, stop_force, image)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0, 0, 0, $12, $13, 0, $14)
+                generation, assigned, restarts, unhealthy, created_ms, updated_ms, stop_force, image, recovery)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0, 0, 0, $12, $13, 0, $14, $15)
              ON CONFLICT DO NOTHING",
             params![
                 row.id.as_str(),
@@ -183,6 +184,7 @@ pub(crate) async fn insert(tx: &mut dyn Tx, row: &AgentRow, env_sealed: Option<V
                 row.created_at,
                 row.updated_at,
                 &row.spec.image,
+                row.spec.recovery.as_str(),
             ],
         )
         .await?;

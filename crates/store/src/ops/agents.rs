@@ -204,6 +204,11 @@ pub(crate) async fn set_desired(
         tx.execute("DELETE FROM agent_names WHERE agent_id = $1", params![id.as_str()]).await?;
         tx.execute("UPDATE agents SET env_sealed = NULL WHERE id = $1", params![id.as_str()]).await?;
     }
+    if wanted == Desired::Running {
+        // Who starts it by hand starts from the first try.
+        let afresh = "UPDATE agents SET recoveries = 0, recovered_ms = NULL WHERE id = $1";
+        tx.execute(afresh, params![id.as_str()]).await?;
+    }
     let action = match wanted {
         Desired::Running => "start",
         Desired::Paused => "pause",

@@ -93,6 +93,11 @@ fn running(row: &AgentRow) -> Result<Option<AgentRow>, StoreError> {
     }
 }
 
+/// As if the user had started it: for a run that ended unasked.
+pub(crate) fn started_again(row: &AgentRow) -> Result<Option<AgentRow>, StoreError> {
+    running(row)
+}
+
 /// Forgets the last run; keeps the node, which has the disk.
 fn start_afresh(row: &mut AgentRow) {
     row.assigned = false;

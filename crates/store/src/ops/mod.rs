@@ -19,6 +19,7 @@ pub(crate) mod listing;
 pub(crate) mod nodes;
 pub(crate) mod place;
 pub(crate) mod prune;
+pub(crate) mod recover;
 pub(crate) mod reports;
 pub(crate) mod reservation;
 pub(crate) mod tenants;

@@ -105,6 +105,9 @@ async fn write(
         _ => {}
     }
     let mut data = json!({ "from": from.as_str(), "to": to.as_str(), "node": node.as_str() });
+    if from == to {
+        data["unhealthy"] = json!(next.unhealthy);
+    }
     if let Some(error) = &next.error {
         data["error"] = json!({ "code": error.code, "message": error.message });
     }

@@ -11,6 +11,7 @@ mod nodes;
 mod placing;
 mod postgres;
 mod postgres_only;
+mod recovery;
 mod reports;
 mod sqlite_only;
 mod tenancy;
