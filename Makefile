@@ -66,7 +66,7 @@ e2e: test-deps guest ## end to end, in real microVMs, against the built binary
 	  cargo test -p aether-e2e -- --test-threads=2
 
 .PHONY: test
-test: test-deps lint unit e2e ## everything
+test: test-deps lint unit e2e demo ## everything, the tour of `make demo` too
 
 .PHONY: leaks
 leaks: test-deps release ## the long leak proof: 200 rounds and 50 at once (about 20 minutes); results/leaks.jsonl
@@ -79,6 +79,10 @@ bench: test-deps release ## ours beside peers and bare baselines; results/bench.
 	scripts/demo-image.sh $(DEMO)
 	cargo build --release -q -p aether-bench
 	AETHER_BIN=$(RELEASE) AETHER_DEMO=$(DEMO) $(abspath $(TARGET))/release/aether-bench $(ROWS)
+
+.PHONY: reliability
+reliability: ## renew the table of docs/reliability.md from results/
+	scripts/reliability.sh
 
 .PHONY: openapi
 openapi: ## renew docs/openapi.json from the routes

@@ -16,6 +16,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 const DISK_MB: u64 = 10_240;
@@ -33,6 +35,8 @@ pub(crate) struct Bare {
 pub(crate) struct BareVm {
     child: Child,
     pub(crate) client: GuestClient,
+    /// From the spawn to QEMU's greeting on its monitor, in milliseconds.
+    pub(crate) greeted_ms: f64,
     /// From the spawn to the guest's first good answer, in milliseconds.
     pub(crate) ready_ms: f64,
 }
@@ -103,14 +107,21 @@ impl Bare {
             .spawn()
             .context("start qemu-system-x86_64")?;
         let client = GuestClient::open(path("control"), path("data"), token);
-        let mut vm = BareVm { child, client, ready_ms: 0.0 };
-        while !path("data").exists() {
+        let mut vm = BareVm { child, client, greeted_ms: 0.0, ready_ms: 0.0 };
+        let monitor = loop {
+            if let Ok(monitor) = UnixStream::connect(path("qmp")).await {
+                break monitor;
+            }
             if let Some(status) = vm.child.try_wait()? {
                 bail!("the bare VMM ended with {status}");
             }
             ensure!(began.elapsed() < LIMIT, "the bare VMM made no sockets");
             tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        };
+        let mut greeting = String::new();
+        BufReader::new(monitor).read_line(&mut greeting).await?;
+        ensure!(greeting.contains("QMP"), "not a greeting: {greeting}");
+        vm.greeted_ms = began.elapsed().as_secs_f64() * 1000.0;
         vm.client.wait_ready(LIMIT).await?;
         vm.ready_ms = began.elapsed().as_secs_f64() * 1000.0;
         Ok(vm)

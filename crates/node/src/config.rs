@@ -41,6 +41,8 @@ pub struct NodeConfig {
     pub cpu_overcommit: u32,
     /// Memory counted = what the machine has × this.
     pub memory_overcommit: f64,
+    /// Disk counted = what the machine has × this: writable disks are sparse.
+    pub disk_overcommit: f64,
     /// What to report instead of what was measured.
     pub capacity: CapacityOverrides,
     pub disk_reserve: DiskReserve,
@@ -84,6 +86,7 @@ impl NodeConfig {
             image_gc_interval: Duration::from_secs(600),
             cpu_overcommit: 64,
             memory_overcommit: 1.0,
+            disk_overcommit: 10.0,
             capacity: CapacityOverrides::default(),
             disk_reserve: DiskReserve { percent: 5, max_mb: 10_240 },
             allow_emulation: false,

@@ -171,6 +171,9 @@ settings! {
         cpu_overcommit: u32 = "64";
         /// Memory given out over memory there is.
         memory_overcommit: Factor = "1";
+        /// Disk given out over disk there is: an agent's disk takes what was written to it, most often a few
+        /// megabytes of its size.
+        disk_overcommit: Factor = "10";
         /// Boots at one time; 0: by the number of processors.
         max_boots: u32 = "0";
         /// From the start of the boot to the guest's answer; stretched under emulation. Time in the queue does not

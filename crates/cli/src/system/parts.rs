@@ -118,6 +118,7 @@ pub(super) fn node(config: &Config) -> NodeConfig {
     options.boot_timeout = node.boot_timeout;
     options.cpu_overcommit = node.cpu_overcommit;
     options.memory_overcommit = node.memory_overcommit.0;
+    options.disk_overcommit = node.disk_overcommit.0;
     options.allow_emulation = config.engine.allow_emulation;
     options
 }

@@ -24,7 +24,8 @@ impl Capacity {
             Some(mb) => mb,
             None => {
                 let space = DiskSpace::of(&config.state_dir)?;
-                space.total_mb.saturating_sub(space.reserve_mb(config.disk_reserve))
+                let usable = space.total_mb.saturating_sub(space.reserve_mb(config.disk_reserve));
+                overcommitted(usable, config.disk_overcommit)
             }
         };
         let cpu = cores.saturating_mul(1000).saturating_mul(u64::from(config.cpu_overcommit.max(1)));
@@ -80,6 +81,9 @@ mod tests {
         assert_eq!(measured.memory_mb, total);
         assert_eq!(measured.cpu_millicores, u64::try_from(cores()).unwrap_or(1) * 64_000);
         assert!(measured.disk_mb > 0);
+        config.disk_overcommit = 1.0;
+        let plain = Capacity::measure(&config).expect("measures").disk_mb;
+        assert!(measured.disk_mb >= plain * 10 - 10, "{} of {plain}", measured.disk_mb);
         config.memory_overcommit = 2.0;
         assert_eq!(Capacity::measure(&config).expect("measures").memory_mb, total * 2);
         config.capacity = CapacityOverrides { cpu_millicores: Some(1), memory_mb: Some(2), disk_mb: Some(3) };
