@@ -153,7 +153,10 @@ async fn download(
     target: PathBuf,
 ) -> Result<(), CliError> {
     let remote = look(context, agent, path, user.clone()).await?;
-    let request = files_path(agent, path, user, None)?;
+    // A folder's content: here it may have another name.
+    let folder = remote.as_ref().is_some_and(|r| r.folder);
+    let asked = if folder { format!("{}/.", path.trim_end_matches('/')) } else { path.to_owned() };
+    let request = files_path(agent, &asked, user, None)?;
     let response = context.client.send(Method::GET, &request, &[], empty()).await?;
     let into = target.is_dir();
     let target = if into { target.join(remote_name(path)?) } else { target };

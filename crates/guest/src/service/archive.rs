@@ -9,7 +9,7 @@
 
 use super::Body;
 use super::access;
-use super::http::{Fed, Refused, Target, empty, feed, streamed, target};
+use super::http::{Fed, Refused, Target, asker, empty, feed, streamed, target};
 use crate::Guest;
 use crate::process::users::Account;
 use bytes::Bytes;
@@ -32,8 +32,13 @@ use tokio::sync::mpsc;
 const ENTRIES: usize = 2_000_000;
 const DEPTH: usize = 256;
 
+/// The archive's root is the path's own name; or `.`, when the path ends in
+/// `/.`: then it is what is in the folder, whatever that is called.
 pub async fn read(guest: &Arc<Guest>, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+    let (_, query) = asker(guest, &request)?;
     let Target { account, path } = target(guest, &request)?;
+    let content = query.iter().any(|(key, path)| key == "path" && path.ends_with("/."));
+    let (path, name) = if content { (path.join("."), ".".into()) } else { (path.clone(), root_name(&path)) };
     let checked = path.clone();
     // What is missing or forbidden is said before the body begins.
     access::blocking_as(account.clone(), move |_| match fs::symlink_metadata(&checked)? {
@@ -44,7 +49,7 @@ pub async fn read(guest: &Arc<Guest>, request: Request<Incoming>) -> Result<Resp
     .await?;
     let (sender, body) = streamed();
     tokio::task::spawn_blocking(move || {
-        let packed = access::act_as(&account, || pack(&path, &sender));
+        let packed = access::act_as(&account, || pack(&path, &name, &sender));
         if let Err(error) = packed {
             let _ = sender.blocking_send(Err(error));
         }
@@ -90,11 +95,14 @@ impl Write for Pieces<'_> {
     }
 }
 
-fn pack(path: &Path, sender: &mpsc::Sender<io::Result<Bytes>>) -> io::Result<()> {
+fn root_name(path: &Path) -> PathBuf {
+    path.file_name().map_or_else(|| PathBuf::from("."), PathBuf::from)
+}
+
+fn pack(path: &Path, name: &Path, sender: &mpsc::Sender<io::Result<Bytes>>) -> io::Result<()> {
     let mut builder = tar::Builder::new(Pieces { sender, held: Vec::new() });
-    let name = path.file_name().map_or_else(|| PathBuf::from("."), PathBuf::from);
     let device = fs::symlink_metadata(path)?.dev();
-    add(&mut builder, path, &name, device, 0)?;
+    add(&mut builder, path, name, device, 0)?;
     builder.into_inner()?.flush()
 }
 

@@ -111,6 +111,28 @@ fn two_images_side_by_side_are_apart() {
 }
 
 #[test]
+fn a_folder_with_links_goes_in_and_comes_out() {
+    let server = Server::with_image(Settings::default());
+    let cli = server.cli();
+    cli.ok(&["agent", "create", "--name", "a", "--image", "python:3.11", "--wait"]);
+    // As a virtual environment: the interpreter is an absolute link.
+    let (folder, back) = (server.path("venv"), server.path("back"));
+    std::fs::create_dir_all(folder.join("bin")).expect("mkdir");
+    std::fs::write(folder.join("data"), b"hello").expect("write");
+    for (target, link) in [("/bin/sh", "bin/shell"), ("../data", "bin/data"), ("/no/such", "broken")] {
+        std::os::unix::fs::symlink(target, folder.join(link)).expect("symlink");
+    }
+    cli.ok(&["cp", &folder.to_string_lossy(), "a:/opt/venv"]);
+    assert_eq!(cli.ok(&["agent", "exec", "a", "--", "/opt/venv/bin/shell", "-c", "cat /opt/venv/bin/data"]), "hello");
+    cli.ok(&["cp", "a:/opt/venv", &back.to_string_lossy()]);
+    for link in ["bin/shell", "bin/data", "broken"] {
+        let target = |root: &std::path::Path| std::fs::read_link(root.join(link)).expect("a link");
+        assert_eq!(target(&back), target(&folder), "{link}");
+    }
+    assert_eq!(server.finish(), Vec::<String>::new());
+}
+
+#[test]
 fn an_image_comes_from_a_folder_too() {
     let server = Server::start(Settings::default());
     let cli = server.cli();

@@ -46,7 +46,7 @@ fn out_and_in_again() {
     std::os::unix::fs::symlink("../../../up", top.join("a/up")).expect("symlink");
     fs::write(top.join("x".repeat(180)), b"long").expect("write");
     let (sender, mut receiver) = mpsc::channel(1024);
-    pack(&top, &sender).expect("packed");
+    pack(&top, &root_name(&top), &sender).expect("packed");
     drop(sender);
     let mut bytes = Vec::new();
     while let Some(piece) = receiver.blocking_recv() {
