@@ -74,6 +74,11 @@ leaks: test-deps release ## the long leak proof: 200 rounds and 50 at once (abou
 	AETHER_BIN=$(RELEASE) AETHER_DEMO=$(DEMO) AETHER_RESULTS=$(abspath results) AETHER_ROUNDS=200 AETHER_BURST=50 \
 	  cargo test -p aether-e2e -- --test-threads=1 --nocapture leaks
 
+.PHONY: failpoints
+failpoints: test-deps guest ## every failpoint with every fault (about 25 minutes); results/failpoints.jsonl
+	AETHER_ALL_FAILPOINTS=1 AETHER_RESULTS=$(abspath results) \
+	  cargo test -p aether-node --test it -- --nocapture runtime::failpoints
+
 .PHONY: bench
 bench: test-deps release ## ours beside peers and bare baselines; results/bench.json (ROWS="5 7": those alone)
 	scripts/demo-image.sh $(DEMO)

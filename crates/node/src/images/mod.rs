@@ -37,6 +37,7 @@ pub use record::{
 };
 pub use tidy::Pruned;
 
+use crate::failpoint::step;
 use aether_core::image::ImageRef;
 use aether_core::{AgentId, Clock, Rng, TenantId};
 use blobs::{Folders, Pins};
@@ -179,7 +180,9 @@ impl Images {
         let name = spec.reference.to_string();
         let key = registry::flight_key(&spec);
         let inner = self.inner.clone();
-        let work = move |reporter: Reporter| async move { inner.registry.pull(&spec, &inner.pins, &reporter).await };
+        let work = move |reporter: Reporter| async move {
+            step!("image.fetch", inner.registry.pull(&spec, &inner.pins, &reporter)).await
+        };
         let began = Instant::now();
         let pulled = self.inner.pulls.run(&key, &progress, work).await?;
         let converting = Instant::now();
@@ -202,7 +205,7 @@ impl Images {
         archive: impl AsyncRead + Send + Unpin,
         progress: Progress,
     ) -> Result<ImageRecord, ImageError> {
-        let imported = self.read_archive(archive, &progress).await?;
+        let imported = step!("image.read", self.read_archive(archive, &progress)).await?;
         if name.is_some() && imported.len() > 1 {
             return Err(ImageError::invalid(format!(
                 "the archive holds {} images: import it without a name to take them all",
@@ -347,9 +350,16 @@ impl Images {
         device: Device,
     ) -> Result<ImageRecord, ImageError> {
         let now = self.inner.clock.now();
-        self.with_catalogue(tenant, move |catalogue, tenant| {
-            catalogue.add_image(tenant, &names, &image, &device.row.key, now)
-        })
+        step!(
+            "image.commit",
+            self.with_catalogue(tenant, move |catalogue, tenant| catalogue.add_image(
+                tenant,
+                &names,
+                &image,
+                &device.row.key,
+                now
+            ))
+        )
         .await
     }
 }
@@ -370,9 +380,10 @@ impl Inner {
             return Err(ImageError::invalid("its config names other layer contents than its layers have"));
         }
         let total = image.layers.iter().map(|l| l.size).sum();
-        let row = self.converter.make(&image, move |done| reporter.report(Phase::Convert, done, total)).await?;
+        let report = move |done| reporter.report(Phase::Convert, done, total);
+        let row = step!("image.convert", self.converter.make(&image, report)).await?;
         let (this, made) = (self.clone(), row.clone());
-        blocking(move || this.catalogue.add_device(&made)).await?;
+        step!("image.note_device", blocking(move || this.catalogue.add_device(&made))).await?;
         Ok(row)
     }
 }

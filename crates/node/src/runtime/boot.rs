@@ -11,7 +11,7 @@ use super::wish::{Env, Wish};
 use crate::admission::{DiskSpace, Place};
 use crate::channel::GuestClient;
 use crate::engine::{BootRequest, Disk, DiskFormat, Isolation};
-use crate::failpoint::fail_point;
+use crate::failpoint::step;
 use crate::images::{ImageRecord, Progress, PullSpec};
 use crate::journal::{DiskRecord, HeldImage, Outcome, Step};
 use crate::network::ClaimedNet;
@@ -32,7 +32,7 @@ impl Sandbox {
         self.row.boot_id.clear();
         self.main_ended = false;
         self.row.step = Step::Image;
-        self.save().await?;
+        step!("boot.note_begin", self.save()).await?;
         let ended = self.attempt(&wish, &env).await;
         self.queue_position = 0;
         match ended {
@@ -52,32 +52,26 @@ impl Sandbox {
         self.row.stopped_at = Some(self.host.clock.now());
         self.row.outcome.error_code = failure.code.to_owned();
         self.row.outcome.error_message = failure.message.chars().take(1000).collect();
-        self.drop_unused_image();
-        self.save().await
+        self.drop_unused_image().await?;
+        step!("fail.note", self.save()).await
     }
 
     async fn attempt(&mut self, wish: &Wish, env: &Env) -> Result<(), BootEnd> {
         let mut laps = Laps::start();
         self.admit(wish)?;
         let device = self.take_image(wish).await?;
-        fail_point!("boot.after_image");
         laps.lap("image");
         let place = self.wait_for_turn().await?;
         laps.lap("queue");
         let net = self.take_slot(wish).await?;
-        fail_point!("boot.after_slot");
         laps.lap("slot");
         let disk = self.take_disk(wish).await?;
-        fail_point!("boot.after_disk");
         laps.lap("disk");
         self.start_vmm(wish, device, disk, &net).await?;
-        fail_point!("boot.after_vmm");
         laps.lap("vmm");
-        self.wait_for_guest().await?;
-        fail_point!("boot.after_guest");
+        step!("boot.await_guest", self.wait_for_guest()).await?;
         laps.lap("guest");
         self.give_identity(wish, env, &net).await?;
-        fail_point!("boot.after_identify");
         laps.lap("identity");
         tracing::info!(agent = %self.agent_id(), slot = ?self.row.slot, took_ms = %laps, "booted");
         drop(place);
@@ -143,17 +137,19 @@ impl Sandbox {
         // Journaled first: a hold without a row is swept, a row without a
         // hold is held again.
         self.row.image = Some(held.clone());
-        self.host.journal.put(&self.row).await?;
+        step!("boot.note_image", self.host.journal.put(&self.row)).await?;
         let agent = self.row.agent_id.clone();
-        let hold = tokio::task::spawn_blocking(move || host.images.hold(&tenant, &held.digest, &agent))
-            .await
-            .map_err(|_| BootEnd::Cancelled)??;
+        let hold = step!("boot.hold_image", async {
+            let held = tokio::task::spawn_blocking(move || host.images.hold(&tenant, &held.digest, &agent)).await;
+            Ok::<_, BootEnd>(held.map_err(|_| BootEnd::Cancelled)??)
+        })
+        .await?;
         Ok(hold.device)
     }
 
     async fn wait_for_turn(&mut self) -> Result<Place, BootEnd> {
         self.row.step = Step::Queued;
-        self.host.journal.put(&self.row).await?;
+        step!("boot.note_queued", self.host.journal.put(&self.row)).await?;
         let mut place = self.host.queue.enter();
         let mut unwanted = self.wish.clone();
         loop {
@@ -176,13 +172,13 @@ impl Sandbox {
         })?;
         self.row.slot = Some(slot);
         self.row.step = Step::Slot;
-        if let Err(e) = self.host.journal.put(&self.row).await {
+        if let Err(e) = step!("boot.note_slot", self.host.journal.put(&self.row)).await {
             // Nothing was claimed yet, so nothing but the number is to be undone.
             self.row.slot = None;
             self.host.slots.free(slot);
             return Err(e.into());
         }
-        Ok(self.host.network.claim(slot, wish.assigned.spec.network).await?)
+        Ok(step!("boot.claim_slot", self.host.network.claim(slot, wish.assigned.spec.network)).await?)
     }
 
     /// The agent's own disk from an earlier run, or a new one.
@@ -193,16 +189,19 @@ impl Sandbox {
         let path = self.host.config.disks_dir().join(format!("{}.disk", self.row.agent_id));
         self.row.disk = Some(DiskRecord { path: path.clone(), made: false, encrypted: false });
         self.row.step = Step::Disk;
-        self.host.journal.put(&self.row).await?;
-        super::end::remove_file(&path).map_err(|e| {
+        step!("boot.note_disk", self.host.journal.put(&self.row)).await?;
+        step!("boot.clear_disk", async { super::end::remove_file(&path) }).await.map_err(|e| {
             tracing::error!(error = %e, path = %path.display(), "a half-made disk cannot be removed");
             Failure::new(code::NODE_ERROR, "The node could not make the agent's disk; its log says why.")
         })?;
         let disk_mb = wish.assigned.spec.resources.with_defaults().disk_mb;
-        let format = match self.host.spares.take(disk_mb, &path) {
-            Some(format) => format,
-            None => self.host.engine.make_disk(&path, disk_mb).await?,
-        };
+        let format = step!("boot.make_disk", async {
+            match self.host.spares.take(disk_mb, &path) {
+                Some(format) => Ok(format),
+                None => self.host.engine.make_disk(&path, disk_mb).await,
+            }
+        })
+        .await?;
         let encrypted = match &format {
             DiskFormat::Raw => false,
             DiskFormat::Qcow2Luks { key } => {
@@ -211,7 +210,7 @@ impl Sandbox {
             }
         };
         self.row.disk = Some(DiskRecord { path: path.clone(), made: true, encrypted });
-        self.host.journal.put(&self.row).await?;
+        step!("boot.note_disk_made", self.host.journal.put(&self.row)).await?;
         Ok(Disk { path, format })
     }
 
@@ -237,30 +236,25 @@ impl Sandbox {
         let token = identity::new_token(&*self.host.rng);
         self.row.secrets.token = Some(token.clone());
         self.row.step = Step::Vmm;
-        self.host.journal.put(&self.row).await?;
-        fail_point!("boot.before_vmm");
+        step!("boot.note_vmm", self.host.journal.put(&self.row)).await?;
         // Never dropped in the middle: what it starts would have no name yet.
-        let vmm = self
-            .host
-            .engine
-            .boot(BootRequest {
-                slot,
-                agent_id: self.row.agent_id.clone(),
-                vcpus: resources.cpu_count,
-                memory_mb: resources.memory_mb,
-                image_device,
-                disk,
-                tap,
-                mac: net.guest.mac,
-                token: token.clone(),
-            })
-            .await?;
-        fail_point!("boot.vmm_unjournaled");
+        let request = BootRequest {
+            slot,
+            agent_id: self.row.agent_id.clone(),
+            vcpus: resources.cpu_count,
+            memory_mb: resources.memory_mb,
+            image_device,
+            disk,
+            tap,
+            mac: net.guest.mac,
+            token: token.clone(),
+        };
+        let vmm = step!("boot.start_vmm", self.host.engine.boot(request)).await?;
         self.row.vmm = Some(vmm.identity.clone());
         self.row.step = Step::Guest;
         let client = GuestClient::open(vmm.control_socket.clone(), vmm.data_socket.clone(), token);
         self.run = Some(Run::new(&self.host, Arc::new(vmm), client));
-        self.host.journal.put(&self.row).await?;
+        step!("boot.note_guest", self.host.journal.put(&self.row)).await?;
         Ok(())
     }
 
@@ -294,12 +288,11 @@ impl Sandbox {
         }
         self.row.secrets.next_token = Some(token.clone());
         self.row.step = Step::Identify;
-        host.journal.put(&self.row).await?;
-        fail_point!("boot.before_identify");
+        step!("boot.note_identity", host.journal.put(&self.row)).await?;
         let Some(run) = self.run.as_mut() else { return Err(BootEnd::Cancelled) };
         let client = run.client.clone();
         let answer = tokio::select! {
-            answer = client.identify(request) => answer.map_err(|e| failure::guest(&e, 60))?,
+            answer = step!("boot.identify", client.identify(request)) => answer.map_err(|e| failure::guest(&e, 60))?,
             signal = run.next() => return Err(match signal {
                 Signal::Ended(exit) => {
                     failure::died(&exit, code::SANDBOX_DIED, "The sandbox ended while it was set up").into()
@@ -307,7 +300,6 @@ impl Sandbox {
                 Signal::Guest(_) | Signal::Healthy(_) => BootEnd::Cancelled,
             }),
         };
-        fail_point!("boot.identified_unjournaled");
         if !answer.main_error.is_empty() {
             return Err(Failure::new(code::COMMAND_NOT_STARTED, answer.main_error).into());
         }
@@ -322,7 +314,7 @@ impl Sandbox {
         self.row.step = Step::Up;
         self.row.observed = Observed::Running;
         self.row.started_at = Some(self.host.clock.now());
-        self.host.journal.put(&self.row).await?;
+        step!("boot.note_up", self.host.journal.put(&self.row)).await?;
         if let Some(run) = self.run.as_mut() {
             run.watch_guest(&self.host, self.row.guest_event);
         }
@@ -333,13 +325,19 @@ impl Sandbox {
     }
 
     /// A hold without a disk over it serves nobody.
-    pub(super) fn drop_unused_image(&mut self) {
+    pub(super) async fn drop_unused_image(&mut self) -> Result<(), Fault> {
         if self.row.disk.as_ref().is_some_and(|d| d.made) {
-            return;
+            return Ok(());
         }
-        if let Some(held) = self.row.image.take() {
-            self.host.images.release(&held.digest, &self.row.agent_id);
+        if let Some(held) = &self.row.image {
+            step!("fail.release_image", async {
+                self.host.images.release(&held.digest, &self.row.agent_id);
+                Ok::<_, Fault>(())
+            })
+            .await?;
         }
+        self.row.image = None;
+        Ok(())
     }
 }
 

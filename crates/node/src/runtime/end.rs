@@ -7,7 +7,7 @@ use super::policy::StopReason;
 use super::run::Signal;
 use super::sandbox::{Fault, Sandbox};
 use crate::engine::VmmExit;
-use crate::failpoint::fail_point;
+use crate::failpoint::step;
 use crate::journal::Step;
 use aether_core::api::failure as code;
 use aether_core::{Desired, Observed};
@@ -37,11 +37,16 @@ impl Sandbox {
             StopReason::Asked => self.host.config.stop_timeout,
         };
         tracing::info!(agent = %self.agent_id(), ?reason, grace_ms = grace.as_millis(), "stopping");
-        self.keep_logs().await;
+        // A stop never fails for its logs.
+        let _ = step!("stop.keep_logs", async {
+            self.keep_logs().await;
+            Ok::<_, Fault>(())
+        })
+        .await;
         self.row.generation = self.row.generation.max(wish.generation);
         self.row.step = Step::Stopping;
         self.row.observed = Observed::Stopping;
-        self.save().await?;
+        step!("stop.note_begin", self.save()).await?;
         if self.end_guest(grace, true).await == Ended::NodeEnds {
             // The journal says stopping: the next start goes on with it.
             return Ok(());
@@ -71,7 +76,7 @@ impl Sandbox {
         self.row.settled = self.row.generation;
         self.row.stopped_at = Some(self.host.clock.now());
         self.main_ended = false;
-        self.save().await
+        step!("stop.note_end", self.save()).await
     }
 
     /// Frees what an interrupted boot left. It is begun again if it is still
@@ -79,8 +84,8 @@ impl Sandbox {
     pub(super) async fn undo(&mut self) -> Result<(), Fault> {
         self.free_run().await?;
         self.row.step = Step::Idle;
-        self.drop_unused_image();
-        self.host.journal.put(&self.row).await?;
+        self.drop_unused_image().await?;
+        step!("undo.note", self.host.journal.put(&self.row)).await?;
         Ok(())
     }
 
@@ -93,21 +98,28 @@ impl Sandbox {
         if matches!(self.row.observed, Observed::Creating | Observed::Running) {
             self.row.observed = Observed::Stopping;
         }
-        self.save().await?;
+        step!("destroy.note_begin", self.save()).await?;
         let grace = if told_guest { self.host.config.destroy_grace } else { Duration::ZERO };
         self.end_guest(grace, false).await;
         self.free_run().await?;
-        fail_point!("destroy.after_free");
         // Held or not: releasing is safe to repeat.
         if let Some(held) = &self.row.image {
-            self.host.images.release(&held.digest, &self.row.agent_id);
+            step!("destroy.release_image", async {
+                self.host.images.release(&held.digest, &self.row.agent_id);
+                Ok::<_, Fault>(())
+            })
+            .await?;
         }
         if let Some(disk) = &self.row.disk {
-            remove_file(&disk.path).map_err(|source| Fault::Remove { what: "the agent's disk", source })?;
+            step!("destroy.remove_disk", async { remove_file(&disk.path) })
+                .await
+                .map_err(|source| Fault::Remove { what: "the agent's disk", source })?;
         }
-        self.erase_logs().map_err(|source| Fault::Remove { what: "the agent's logs", source })?;
-        fail_point!("destroy.after_disk");
-        self.host.journal.bury(&self.row.agent_id, self.row.generation, self.host.clock.now()).await?;
+        step!("destroy.remove_logs", async { self.erase_logs() })
+            .await
+            .map_err(|source| Fault::Remove { what: "the agent's logs", source })?;
+        let (agent, now) = (&self.row.agent_id, self.host.clock.now());
+        step!("destroy.bury", self.host.journal.bury(agent, self.row.generation, now)).await?;
         tracing::info!(agent = %self.agent_id(), "gone");
         self.host.reports.tell_gone(&self.row.agent_id, self.row.generation);
         self.gone = true;
@@ -122,7 +134,7 @@ impl Sandbox {
         }
         let Some(run) = self.run.as_mut() else { return Ended::Over };
         let client = run.client.clone();
-        let shutdown = tokio::spawn(async move { client.shutdown(grace).await });
+        let shutdown = tokio::spawn(async move { step!("end.ask_guest", client.shutdown(grace)).await });
         let mut shutdown = tokio_util::task::AbortOnDropHandle::new(shutdown);
         let limit = tokio::time::sleep(grace + self.host.stretched(POWER_OFF).min(Duration::from_secs(3)));
         tokio::pin!(limit);
@@ -162,14 +174,13 @@ impl Sandbox {
     /// what was its. Safe to repeat.
     pub(super) async fn free_run(&mut self) -> Result<(), Fault> {
         let engine = self.host.engine.clone();
-        fail_point!("end.before_kill");
         if let Some(identity) = self.row.vmm.clone() {
             let vmm = match &self.run {
                 Some(run) => Some(run.vmm.clone()),
                 None => engine.adopt(&identity).await?.map(std::sync::Arc::new),
             };
             if let Some(vmm) = vmm {
-                let exit: VmmExit = engine.kill(&vmm, self.host.config.kill_limit).await?;
+                let exit: VmmExit = step!("end.kill", engine.kill(&vmm, self.host.config.kill_limit)).await?;
                 tracing::debug!(agent = %self.agent_id(), ?exit, "the VMM is gone");
             }
         }
@@ -177,17 +188,17 @@ impl Sandbox {
         self.run = None;
         self.died = None;
         self.status.send_modify(|s| (s.client, s.vmm) = (None, None));
-        fail_point!("end.after_kill");
         if let Some(slot) = self.row.slot {
             // A process whose start was not journaled is found by its uid.
-            engine.reap(slot).await?;
-            fail_point!("end.after_clean");
-            self.host.network.release(slot).await?;
-            fail_point!("end.after_release");
-            self.row.slot = None;
-            self.row.vmm = None;
-            (self.row.secrets.token, self.row.secrets.next_token) = (None, None);
-            self.host.journal.put(&self.row).await?;
+            step!("end.reap", engine.reap(slot)).await?;
+            step!("end.release_slot", self.host.network.release(slot)).await?;
+            // Ours again only once that is durable: a try that fails is repeated.
+            let mut freed = self.row.clone();
+            freed.slot = None;
+            freed.vmm = None;
+            (freed.secrets.token, freed.secrets.next_token) = (None, None);
+            step!("end.note_free", self.host.journal.put(&freed)).await?;
+            self.row = freed;
             self.host.slots.free(slot);
         }
         self.host.ledger.release(&self.row.agent_id);

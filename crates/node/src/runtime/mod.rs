@@ -33,9 +33,10 @@ mod supervisor;
 mod sweep;
 mod wish;
 
+pub(crate) use failure::BootEnd;
 pub(crate) use logs::kept as kept_logs;
 pub(crate) use reports::Reports;
-pub(crate) use sandbox::{Sandbox, Status};
+pub(crate) use sandbox::{Fault, Sandbox, Status};
 pub(crate) use slots::Slots;
 pub(crate) use spares::Spares;
 pub(crate) use supervisor::Supervisor;

@@ -2,10 +2,12 @@
 //! protocol. The guests are emulated, so there are few and each proves much.
 
 mod exec;
+mod failpoints;
 mod faults;
 mod image;
 mod life;
 mod mtls;
+mod registry;
 mod server;
 mod world;
 

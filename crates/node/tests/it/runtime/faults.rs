@@ -4,7 +4,6 @@
 use super::exec::{open, run, start_message};
 use super::spec;
 use super::world::World;
-use aether_node::failpoint::POINTS;
 use aether_proto::node as wire;
 use aether_proto::node::exec_request::Message as Ask;
 use std::time::Duration;
@@ -93,45 +92,6 @@ async fn time_to_live_is_kept_while_the_control_plane_is_away() {
     let lived = report.stopped_at_ms.expect("stopped") - started;
     assert!((6_000..14_000).contains(&lived), "it lived {lived} ms");
     world.server.want(&agent, "gone");
-    world.server.observed(&agent, "gone").await;
-    world.assert_nothing_left().await;
-}
-
-/// One agent is carried from point to point: that the next is reached shows
-/// that the start after a death took the work up again.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_dies_at_any_step_begins_again_and_leaves_nothing() {
-    let mut world = World::new("steps").await;
-    world.import("one:v1", "one").await;
-    world.end().await;
-    let mut agent: Option<String> = None;
-    let (boots, ends): (Vec<&str>, Vec<&str>) = POINTS.iter().partition(|point| point.starts_with("boot."));
-    for point in &boots {
-        world.start(Some(point));
-        agent.get_or_insert_with(|| world.server.create(&spec("one:v1")));
-        world.dies().await;
-        // Its guest has its identity: the next start takes it over as it is,
-        // and a boot of its own is needed for what follows.
-        if *point == "boot.identified_unjournaled" {
-            let identified = agent.take().expect("created");
-            world.start(None);
-            world.server.observed(&identified, "running").await;
-            assert_eq!(world.server.states_of(&identified), ["creating", "running"]);
-            world.server.want(&identified, "gone");
-            world.server.observed(&identified, "gone").await;
-            world.end().await;
-        }
-    }
-    let agent = agent.expect("created");
-    world.start(None);
-    world.server.observed(&agent, "running").await;
-    world.end().await;
-    world.server.want(&agent, "gone");
-    for point in &ends {
-        world.start(Some(point));
-        world.dies().await;
-    }
-    world.start(None);
     world.server.observed(&agent, "gone").await;
     world.assert_nothing_left().await;
 }

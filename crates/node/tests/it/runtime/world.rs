@@ -26,12 +26,13 @@ use tokio_util::sync::CancellationToken;
 /// How the node of a test differs from others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Setup {
-    base: PathBuf,
-    uid_base: u32,
-    prefix: String,
+    pub base: PathBuf,
+    pub uid_base: u32,
+    pub prefix: String,
     pub guest: PathBuf,
     pub max_boots: usize,
     pub boot_timeout_ms: u64,
+    pub sweep_s: u64,
 }
 
 impl Setup {
@@ -47,6 +48,7 @@ impl Setup {
             guest: guest_binary(),
             max_boots: 2,
             boot_timeout_ms: 30_000,
+            sweep_s: 60,
         }
     }
 
@@ -60,6 +62,10 @@ impl Setup {
 }
 
 impl Setup {
+    pub(super) fn cgroup_parent(&self) -> String {
+        self.qemu().cgroup_parent()
+    }
+
     /// Processes under a uid of this world.
     fn processes(&self) -> Vec<nix::unistd::Pid> {
         use std::os::unix::fs::MetadataExt;
@@ -68,6 +74,8 @@ impl Setup {
         entries
             .filter(|e| e.metadata().is_ok_and(|m| mine.contains(&m.uid())))
             .filter_map(|e| e.file_name().to_str()?.parse().ok())
+            // Ended, and only waiting for a first process that does not reap.
+            .filter(|pid: &i32| !std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.contains(") Z ")))
             .map(nix::unistd::Pid::from_raw)
             .collect()
     }
@@ -85,7 +93,7 @@ pub(super) struct World {
     pub server: Server,
     node: Option<Child>,
     serving: CancellationToken,
-    netns: String,
+    pub netns: String,
     scratch: Scratch,
 }
 
@@ -169,6 +177,23 @@ impl World {
         panic!("the node lives: {}", self.log());
     }
 
+    /// Whether the node has ended by itself.
+    pub(super) fn is_dead(&mut self) -> bool {
+        let ended = self.node.as_mut().is_none_or(|node| node.try_wait().expect("waits").is_some());
+        if ended {
+            self.node = None;
+        }
+        ended
+    }
+
+    /// How many sandboxes have processes.
+    pub(super) fn sandboxes_alive(&self) -> usize {
+        use std::os::unix::fs::MetadataExt;
+        let owner = |pid: &nix::unistd::Pid| std::fs::metadata(format!("/proc/{pid}")).ok().map(|m| m.uid());
+        let uids: std::collections::BTreeSet<u32> = self.setup.processes().iter().filter_map(owner).collect();
+        uids.len()
+    }
+
     /// Tells the node to end, as a service manager does.
     pub(super) async fn end(&mut self) {
         let id = self.node.as_ref().expect("runs").id();
@@ -227,6 +252,9 @@ impl World {
             .filter(|group| group.exists())
             .collect();
         assert_eq!(groups, [] as [PathBuf; 0], "cgroups");
+        assert_eq!(self.setup.processes(), [], "processes");
+        let images = open_images(&self.setup).await;
+        assert_eq!(images.retain_holds(&Default::default()).await.expect("holds"), 0, "image holds");
     }
 }
 
@@ -250,17 +278,34 @@ impl Drop for World {
 
 /// Imports the tiny image under `name`.
 pub(super) async fn import(data: &mut Data, name: &str, id: &str) -> wire::Image {
+    try_import(data, name, id).await.expect("imports").expect("the last step has it")
+}
+
+pub(super) async fn try_import(data: &mut Data, name: &str, id: &str) -> Result<Option<wire::Image>, tonic::Status> {
     use wire::image_import_request::Message;
     let begin = wire::ImageImportBegin { tenant_id: "default".into(), name: name.into() };
     let mut messages = vec![Message::Begin(begin)];
     messages.extend(super::image::archive(id).chunks(100_000).map(|c| Message::Chunk(c.to_vec().into())));
     let stream = tokio_stream::iter(messages.into_iter().map(|m| wire::ImageImportRequest { message: Some(m) }));
-    let mut progress = data.image_import(stream).await.expect("imports").into_inner();
+    let mut progress = data.image_import(stream).await?.into_inner();
     let mut image = None;
-    while let Some(step) = progress.message().await.expect("goes on") {
+    while let Some(step) = progress.message().await? {
         image = step.image.or(image);
     }
-    image.expect("the last step has it")
+    Ok(image)
+}
+
+/// Listens inside of a namespace; the listener may be used from anywhere.
+pub(super) fn listen_in(netns: &str) -> std::net::TcpListener {
+    let namespace = std::fs::File::open(format!("/run/netns/{netns}")).expect("the namespace");
+    #[allow(clippy::disallowed_methods, reason = "a thread that changes its namespace serves nothing else")]
+    let thread = std::thread::spawn(move || {
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).expect("setns");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+        listener.set_nonblocking(true).expect("for tokio");
+        listener
+    });
+    thread.join().expect("no panic")
 }
 
 /// A namespace that stands for a host, with nothing in it but loopback.
@@ -300,6 +345,12 @@ fn run(program: &str, args: &[&str]) {
     assert!(Command::new(program).args(args).status().expect(program).success(), "{program} {args:?}");
 }
 
+async fn open_images(setup: &Setup) -> Images {
+    let mut images = ImagesConfig::new(setup.base.join("state/images"), verb());
+    images.converter_uid = setup.uid_base - 1;
+    Images::open(images, Arc::new(SystemClock::default()), Arc::new(OsRng)).await.expect("images")
+}
+
 async fn open_node(setup: &Setup) -> (Node, NetworkPool) {
     let base = setup.base.clone();
     let clock = Arc::new(SystemClock::default());
@@ -308,13 +359,12 @@ async fn open_node(setup: &Setup) -> (Node, NetworkPool) {
     (network.slots, network.spare, network.uid_base) = (16, 2, setup.uid_base);
     network.upstream_dns = vec!["127.0.0.1:9".parse().expect("an address")];
     let network = NetworkPool::open(network).await.expect("network");
-    let mut images = ImagesConfig::new(base.join("state/images"), verb());
-    images.converter_uid = setup.uid_base - 1;
-    let images = Images::open(images, clock.clone(), Arc::new(OsRng)).await.expect("images");
+    let images = open_images(setup).await;
     let mut config = NodeConfig::new(base.join("state"));
     config.slots = 16;
     config.max_boots = Some(setup.max_boots);
     config.boot_timeout = Duration::from_millis(setup.boot_timeout_ms);
+    config.sweep_interval = Duration::from_secs(setup.sweep_s);
     config.health_interval = Duration::from_secs(2);
     config.disk_reserve = aether_node::config::DiskReserve { percent: 1, max_mb: 16 };
     let parts = NodeParts { engine: Arc::new(engine), network: network.clone(), images, clock, rng: Arc::new(OsRng) };

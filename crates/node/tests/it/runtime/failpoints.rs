@@ -1,0 +1,222 @@
+//! Every failpoint with every fault: a crash, the step's error, a step that
+//! hangs. Afterwards the agent is where it should be or says why not, it was
+//! there once, and nothing of it is left.
+//!
+//! `AETHER_ALL_FAILPOINTS=1` takes all combinations; otherwise some, by a seed
+//! that is printed and that `AETHER_SEED` repeats. `AETHER_FAILPOINTS_OF` narrows
+//! them to the points that begin so.
+
+use super::server::LONG;
+use super::spec;
+use super::world::{World, listen_in, try_import};
+use aether_core::Rng;
+use aether_core::source::OsRng;
+use aether_node::failpoint::POINTS;
+use aether_proto::node::AgentReport;
+use std::io::Write;
+use std::time::Duration;
+
+const FAULTS: [&str; 3] = ["crash", "error", "hang:2"];
+/// Per run where not all are wanted: a few minutes of an emulated machine.
+const SOME: usize = 16;
+
+#[derive(Clone, Debug)]
+struct Case {
+    point: &'static str,
+    fault: &'static str,
+    number: usize,
+}
+
+impl Case {
+    fn kind(&self) -> &str {
+        self.point.split('.').next().unwrap_or_default()
+    }
+
+    /// What is armed: some steps are on ways that need a fault to be taken.
+    fn armed(&self) -> String {
+        let way = match self.kind() {
+            "fail" => ",boot.claim_slot.before=error",
+            "undo" => ",boot.start_vmm.before=hang:3",
+            _ => "",
+        };
+        format!("{}={}{way}", self.point, self.fault)
+    }
+
+    /// As the node's log has it.
+    fn trace(&self) -> String {
+        let fault = match self.fault {
+            "crash" => "Crash",
+            "error" => "Error",
+            _ => "Hang(2s)",
+        };
+        format!("failpoint name=\"{}\" fault={fault}", self.point)
+    }
+}
+
+fn cases(seed: u64) -> Vec<Case> {
+    let all = POINTS.iter().flat_map(|point| FAULTS.map(|fault| (*point, fault)));
+    let of = std::env::var("AETHER_FAILPOINTS_OF").unwrap_or_default();
+    let mut cases: Vec<Case> = all
+        .enumerate()
+        .map(|(number, (point, fault))| Case { point, fault, number })
+        .filter(|case| case.point.starts_with(&of))
+        .collect();
+    if std::env::var_os("AETHER_ALL_FAILPOINTS").is_none() && of.is_empty() {
+        cases.sort_by_key(|case| mixed(seed ^ case.number as u64));
+        cases.truncate(SOME);
+    }
+    cases
+}
+
+/// splitmix64: neighbours in, strangers out.
+fn mixed(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+fn seed() -> u64 {
+    let given = std::env::var("AETHER_SEED").ok().and_then(|text| text.parse().ok());
+    given.unwrap_or_else(|| {
+        let mut bytes = [0; 4];
+        OsRng.fill(&mut bytes);
+        u64::from(u32::from_le_bytes(bytes))
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_fault_at_any_step_loses_doubles_or_leaves_anything() {
+    let mut counted = Counted { seed: seed(), n: 0, ended: false };
+    let cases = cases(counted.seed);
+    println!("seed {}: {} of {} combinations", counted.seed, cases.len(), POINTS.len() * FAULTS.len());
+    let mut world = World::new("failpoints").await;
+    let registry = super::registry::serve(listen_in(&world.netns));
+    world.end().await;
+    for case in &cases {
+        println!("{} {}", case.point, case.fault);
+        counted.n += 1;
+        pass(&mut world, case, &registry).await;
+    }
+    counted.ended = true;
+}
+
+async fn pass(world: &mut World, case: &Case, registry: &str) {
+    let logged = world.log().len();
+    world.start(Some(&case.armed()));
+    let mut trip = Trip { world, case, died: false };
+    let name = format!("case{}", case.number);
+    let image = if case.point.starts_with("image.read") {
+        trip.import(&name).await;
+        format!("{name}:v1")
+    } else if case.kind() == "image" {
+        format!("{registry}/t/{name}:1")
+    } else {
+        // One for all, from the second case on without a download.
+        format!("{registry}/t/plain:1")
+    };
+    let agent = trip.world.server.create(&spec(&image));
+    if case.kind() == "undo" {
+        trip.until(&agent, &["creating", "running"]).await;
+        trip.world.server.want(&agent, "stopped");
+        trip.until(&agent, &["stopped"]).await;
+    }
+    let report = trip.until(&agent, &["running", "failed", "stopped"]).await;
+    match report.observed.as_str() {
+        "running" => assert_eq!(trip.world.sandboxes_alive(), 1, "{case:?}"),
+        "failed" => {
+            assert!(!report.error_code.is_empty(), "{case:?} {report:?}");
+            let asked = case.fault == "error" || case.kind() == "fail";
+            assert!(asked, "only an error may fail it: {case:?} {report:?}");
+        }
+        _ => {}
+    }
+    if case.kind() == "stop" {
+        trip.world.server.want(&agent, "stopped");
+        trip.until(&agent, &["stopped"]).await;
+    }
+    trip.world.server.want(&agent, "gone");
+    trip.until(&agent, &["gone"]).await;
+    let died = trip.died;
+    let states = world.server.states_of(&agent);
+    assert!(states.iter().filter(|state| *state == "running").count() <= 1, "{case:?}: {states:?}");
+    world.assert_nothing_left().await;
+    world.server.forget(&agent);
+    let log = world.log().split_off(logged);
+    assert!(log.contains(&case.trace()), "{case:?} was not reached");
+    assert_eq!(died, case.fault == "crash", "{case:?}");
+}
+
+/// A node on its way through one case.
+struct Trip<'a> {
+    world: &'a mut World,
+    case: &'a Case,
+    died: bool,
+}
+
+impl Trip<'_> {
+    /// Begins a node that crashed again, as a service manager does.
+    fn revive(&mut self) {
+        if !self.world.is_dead() {
+            return;
+        }
+        assert!(self.case.fault == "crash" && !self.died, "it died unasked: {:?}", self.case);
+        self.died = true;
+        self.world.start(None);
+    }
+
+    /// Waits for one of these, and lets the node die once on the way.
+    async fn until(&mut self, agent: &str, wanted: &[&str]) -> AgentReport {
+        for _ in 0..LONG.as_millis() / 50 {
+            self.revive();
+            let last = self.world.server.reports_of(agent).pop();
+            if let Some(report) = last.filter(|last| wanted.contains(&last.observed.as_str())) {
+                return report;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{:?}: not {wanted:?}: {:#?}", self.case, self.world.server.reports_of(agent))
+    }
+
+    /// A client that asks again.
+    async fn import(&mut self, name: &str) {
+        for _ in 0..50 {
+            let mut data = self.world.data().await;
+            match try_import(&mut data, &format!("{name}:v1"), name).await {
+                Ok(image) => return assert!(image.is_some()),
+                Err(e) => println!("  {e}"),
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            self.revive();
+        }
+        panic!("{:?}: not imported", self.case)
+    }
+}
+
+/// One line per run in `failpoints.jsonl` of the folder that `AETHER_RESULTS`
+/// names; a panic is a failure.
+struct Counted {
+    seed: u64,
+    n: u64,
+    ended: bool,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let git = std::process::Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
+        let commit = git.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
+        let line = serde_json::json!({
+            "test": 8, "name": "failpoints", "n": self.n, "faults": self.n, "failures": u64::from(!self.ended),
+            "seed": self.seed, "commit": commit,
+        });
+        println!("counted: {line}");
+        let Some(dir) = std::env::var_os("AETHER_RESULTS") else { return };
+        let path = std::path::Path::new(&dir).join("failpoints.jsonl");
+        let written = std::fs::create_dir_all(&dir)
+            .and_then(|()| std::fs::File::options().create(true).append(true).open(&path))
+            .and_then(|mut file| writeln!(file, "{line}"));
+        if let Err(error) = written {
+            eprintln!("cannot write {}: {error}", path.display());
+        }
+    }
+}
