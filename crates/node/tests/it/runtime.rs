@@ -7,6 +7,7 @@ mod faults;
 mod image;
 mod life;
 mod mtls;
+mod orphans;
 mod registry;
 mod server;
 mod world;
