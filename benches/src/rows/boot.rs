@@ -16,7 +16,7 @@ use anyhow::Context;
 use std::collections::BTreeMap;
 use tokio::time::Instant;
 
-const PAIRS: usize = 30;
+const PAIRS: usize = 16;
 
 pub(crate) async fn run(setup: &Setup) -> anyhow::Result<Vec<Record>> {
     let server = Server::start(setup, 1, None).await?;

@@ -10,7 +10,7 @@ use crate::record::Record;
 use crate::server::Server;
 use tokio::time::Instant;
 
-const PAIRS: usize = 300;
+const PAIRS: usize = 240;
 const WARM_UP: usize = 30;
 const ARGV: [&str; 1] = ["true"];
 

@@ -102,7 +102,7 @@ impl Model {
         if to == Observed::Gone && agent.desired != Desired::Gone {
             return false;
         }
-        agent.observed == to || walks(agent.observed, to, 3)
+        agent.observed == to || walks(agent.observed, to, 4)
     }
 }
 

@@ -8,8 +8,12 @@ fn number(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|s| s.parse().ok()).unwrap_or(default)
 }
 
+/// KiB of the state folder, without what is bounded by itself: the write-ahead
+/// logs, and the disk that is kept ready for the next agent.
 fn disk_used(server: &Server) -> u64 {
-    let out = Command::new("du").arg("-sk").arg(server.path("state")).output().expect("du runs");
+    let mut du = Command::new("du");
+    du.args(["-sk", "--exclude=*.db-wal", "--exclude=*.db-shm", "--exclude=spares"]);
+    let out = du.arg(server.path("state")).output().expect("du runs");
     String::from_utf8_lossy(&out.stdout).split_whitespace().next().and_then(|n| n.parse().ok()).expect("a size")
 }
 
@@ -42,7 +46,8 @@ fn leaks_rounds_leave_the_host_as_it_was() {
     let before = idle(&server);
     let disk = disk_used(&server);
     let mut counted = Counted::new("leaks", 14, "residue of create-exec-destroy rounds", 0);
-    for n in 1..=number("AETHER_ROUNDS", 6) {
+    let rounds = number("AETHER_ROUNDS", 6);
+    for n in 1..=rounds {
         round(n);
         counted.n += 1;
     }
@@ -53,7 +58,10 @@ fn leaks_rounds_leave_the_host_as_it_was() {
         println!("{kind}: {} before, {} after", before.count(kind), after.count(kind));
     }
     let grown = disk_used(&server).saturating_sub(disk);
-    assert!(grown < 4096, "the state folder grew by {grown} KiB");
+    println!("the state folder grew by {grown} KiB in {rounds} rounds");
+    // What stays of an agent is its history: events, audit rows, execs.
+    let history = 1024 + 24 * rounds as u64;
+    assert!(grown < history, "the state folder grew by {grown} KiB, more than {history}");
     assert_eq!(server.finish(), Vec::<String>::new());
 }
 
