@@ -10,6 +10,7 @@
 use super::Caller;
 use super::exec::{exec_id_of, present, valid_signal};
 use super::extract::{Params, idempotency, parse};
+use super::socket::{Sink, Source};
 use crate::app::{App, not_reachable};
 use crate::exec::{self, Begin, Begun, Ledger, Opened, Past};
 use crate::problem::{ApiError, clean};
@@ -23,8 +24,8 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::extract::{Path, State};
 use axum::response::Response;
-use bytes::{BufMut, Bytes, BytesMut};
-use futures::stream::{SplitSink, SplitStream};
+use bytes::{BufMut, BytesMut};
+use futures::stream::SplitStream;
 use futures::{SinkExt, StreamExt};
 use http::HeaderMap;
 use std::time::Duration;
@@ -37,9 +38,6 @@ const FRAME_MOST: usize = 1 << 20;
 /// What may wait for a slow client before its connection is given up.
 const WRITE_BUFFER_MOST: usize = 4 << 20;
 const FIRST_FRAME: Duration = Duration::from_secs(10);
-const PING_EVERY: Duration = Duration::from_secs(20);
-/// Three pings without a sign of life.
-const SILENCE: Duration = Duration::from_secs(65);
 
 /// Run a command or a terminal over a WebSocket.
 #[utoipa::path(
@@ -89,8 +87,6 @@ pub(crate) async fn stream(
             serve(app, caller, agent, headers, begin, socket).await;
         }))
 }
-
-type Sink = Mutex<SplitSink<WebSocket, Message>>;
 
 async fn serve(
     app: App,
@@ -248,23 +244,11 @@ async fn to_client(from_node: &mut Streaming<ExecResponse>, sink: &Sink, ledger:
 }
 
 /// The client's frames to the node, with pings so that a dead client is seen.
-async fn from_client(mut source: SplitStream<WebSocket>, to_node: &mpsc::Sender<ExecRequest>, sink: &Sink) -> Gone {
-    let mut heard = Instant::now();
-    let mut ping = tokio::time::interval_at(Instant::now() + PING_EVERY, PING_EVERY);
-    loop {
-        let message = tokio::select! {
-            message = source.next() => message,
-            _ = ping.tick() => {
-                if heard.elapsed() > SILENCE || sink.lock().await.send(Message::Ping(Bytes::new())).await.is_err() {
-                    return Gone::Client;
-                }
-                continue;
-            }
-        };
-        heard = Instant::now();
+async fn from_client(source: SplitStream<WebSocket>, to_node: &mpsc::Sender<ExecRequest>, sink: &Sink) -> Gone {
+    let mut source = Source::new(source);
+    while let Some(message) = source.next(sink).await {
         let message = match message {
-            Some(Ok(Message::Binary(data))) => ToNode::Stdin(data),
-            Some(Ok(Message::Text(text))) => match control(text.as_bytes()) {
+            Message::Text(text) => match control(text.as_bytes()) {
                 Ok(message) => message,
                 Err(error) => {
                     let reason = error.problem.detail.chars().take(100).collect();
@@ -272,14 +256,14 @@ async fn from_client(mut source: SplitStream<WebSocket>, to_node: &mpsc::Sender<
                     return Gone::Protocol(reason);
                 }
             },
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
-            Some(Ok(Message::Close(_)) | Err(_)) | None => return Gone::Client,
+            other => ToNode::Stdin(other.into_data()),
         };
         if to_node.send(ExecRequest { message: Some(message) }).await.is_err() {
             // The exec has ended; its last frame is on the other pump.
             std::future::pending::<()>().await;
         }
     }
+    Gone::Client
 }
 
 fn control(text: &[u8]) -> Result<ToNode, ApiError> {

@@ -24,6 +24,7 @@ mod limits_page;
 mod logs;
 mod ports;
 mod routes;
+mod socket;
 mod system;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@
 
 use super::Caller;
 use super::extract::Params;
+use super::socket::{Sink, Source};
 use crate::app::App;
 use crate::problem::ApiError;
 use aether_core::Problem;
@@ -18,12 +19,10 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::extract::{Path, State};
 use axum::response::Response;
-use bytes::Bytes;
-use futures::stream::{SplitSink, SplitStream};
+use futures::stream::SplitStream;
 use futures::{SinkExt, StreamExt};
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
-use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
@@ -33,8 +32,6 @@ const WRITE_BUFFER_MOST: usize = 2 << 20;
 const PIECE: usize = 64 * 1024;
 const PIECES: usize = 4;
 const OPEN_LIMIT: Duration = Duration::from_secs(25);
-const PING_EVERY: Duration = Duration::from_secs(20);
-const SILENCE: Duration = Duration::from_secs(65);
 /// The end of one direction.
 const EOF: &str = "eof";
 
@@ -95,8 +92,6 @@ pub(crate) async fn forward(
         }))
 }
 
-type Sink = Mutex<SplitSink<WebSocket, Message>>;
-
 /// How a direction ended.
 enum End {
     /// In order: the other direction may go on.
@@ -155,23 +150,11 @@ async fn to_client(mut from_node: Streaming<PortPiece>, sink: &Sink) -> End {
 }
 
 /// Goes on after the client's `eof`, to answer pings and to see it go.
-async fn from_client(mut source: SplitStream<WebSocket>, to_node: mpsc::Sender<PortRequest>, sink: &Sink) -> End {
-    let mut to_node = Some(to_node);
-    let mut heard = Instant::now();
-    let mut ping = tokio::time::interval_at(Instant::now() + PING_EVERY, PING_EVERY);
-    loop {
-        let message = tokio::select! {
-            message = source.next() => message,
-            _ = ping.tick() => {
-                if heard.elapsed() > SILENCE || sink.lock().await.send(Message::Ping(Bytes::new())).await.is_err() {
-                    return End::Client;
-                }
-                continue;
-            }
-        };
-        heard = Instant::now();
+async fn from_client(source: SplitStream<WebSocket>, to_node: mpsc::Sender<PortRequest>, sink: &Sink) -> End {
+    let (mut source, mut to_node) = (Source::new(source), Some(to_node));
+    while let Some(message) = source.next(sink).await {
         match message {
-            Some(Ok(Message::Binary(mut data))) => {
+            Message::Binary(mut data) => {
                 let Some(sender) = &to_node else { return End::Broken };
                 while !data.is_empty() {
                     let piece = data.split_to(data.len().min(PIECE));
@@ -182,10 +165,9 @@ async fn from_client(mut source: SplitStream<WebSocket>, to_node: mpsc::Sender<P
                 }
             }
             // Its direction is over; from here on only its going away counts.
-            Some(Ok(Message::Text(text))) if text.as_str() == EOF => to_node = None,
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-            Some(Ok(Message::Text(_))) => return End::Broken,
-            Some(Ok(Message::Close(_)) | Err(_)) | None => return End::Client,
+            Message::Text(text) if text.as_str() == EOF => to_node = None,
+            _ => return End::Broken,
         }
     }
+    End::Client
 }
