@@ -9,12 +9,11 @@
     reason = "a test harness: it waits on the real clock, and a failed expectation is a failed test"
 )]
 
-mod counted;
 mod host;
 mod pty;
 mod server;
 
-pub use counted::Counted;
+pub use aether_counted::Counted;
 pub use host::HostState;
 pub use pty::Pty;
 pub use server::{Cli, LONG, Run, Server, Settings};

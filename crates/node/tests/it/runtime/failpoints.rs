@@ -11,9 +11,9 @@ use super::spec;
 use super::world::{World, listen_in, try_import};
 use aether_core::Rng;
 use aether_core::source::OsRng;
+use aether_counted::Counted;
 use aether_node::failpoint::POINTS;
 use aether_proto::node::AgentReport;
-use std::io::Write;
 use std::time::Duration;
 
 const FAULTS: [&str; 3] = ["crash", "error", "hang:2"];
@@ -87,18 +87,18 @@ fn seed() -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_fault_at_any_step_loses_doubles_or_leaves_anything() {
-    let mut counted = Counted { seed: seed(), n: 0, ended: false };
-    let cases = cases(counted.seed);
-    println!("seed {}: {} of {} combinations", counted.seed, cases.len(), POINTS.len() * FAULTS.len());
+    let seed = seed();
+    let mut counted = Counted::new("failpoints", 8, "failpoints", seed);
+    let cases = cases(seed);
+    println!("seed {seed}: {} of {} combinations", cases.len(), POINTS.len() * FAULTS.len());
     let mut world = World::new("failpoints").await;
     let registry = super::registry::serve(listen_in(&world.netns));
     world.end().await;
     for case in &cases {
         println!("{} {}", case.point, case.fault);
-        counted.n += 1;
+        (counted.n, counted.faults) = (counted.n + 1, counted.faults + 1);
         pass(&mut world, case, &registry).await;
     }
-    counted.ended = true;
 }
 
 async fn pass(world: &mut World, case: &Case, registry: &str) {
@@ -190,33 +190,5 @@ impl Trip<'_> {
             self.revive();
         }
         panic!("{:?}: not imported", self.case)
-    }
-}
-
-/// One line per run in `failpoints.jsonl` of the folder that `AETHER_RESULTS`
-/// names; a panic is a failure.
-struct Counted {
-    seed: u64,
-    n: u64,
-    ended: bool,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let git = std::process::Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
-        let commit = git.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
-        let line = serde_json::json!({
-            "test": 8, "name": "failpoints", "n": self.n, "faults": self.n, "failures": u64::from(!self.ended),
-            "seed": self.seed, "commit": commit,
-        });
-        println!("counted: {line}");
-        let Some(dir) = std::env::var_os("AETHER_RESULTS") else { return };
-        let path = std::path::Path::new(&dir).join("failpoints.jsonl");
-        let written = std::fs::create_dir_all(&dir)
-            .and_then(|()| std::fs::File::options().create(true).append(true).open(&path))
-            .and_then(|mut file| writeln!(file, "{line}"));
-        if let Err(error) = written {
-            eprintln!("cannot write {}: {error}", path.display());
-        }
     }
 }

@@ -28,7 +28,7 @@ impl Counted {
     }
 
     fn line(&self) -> String {
-        let git = Command::new("git").args(["rev-parse", "--short", "HEAD"]).current_dir(crate::repo()).output();
+        let git = Command::new("git").args(["rev-parse", "--short", "HEAD"]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
         let commit = git.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
         serde_json::json!({
             "test": self.test, "name": self.name, "n": self.n, "faults": self.faults,
