@@ -28,13 +28,54 @@ impl Counted {
     }
 
     fn line(&self) -> String {
-        let git = Command::new("git").args(["rev-parse", "--short", "HEAD"]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+        let git =
+            Command::new("git").args(["rev-parse", "--short", "HEAD"]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
         let commit = git.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
         serde_json::json!({
             "test": self.test, "name": self.name, "n": self.n, "faults": self.faults,
             "failures": self.failures, "seed": self.seed, "commit": commit,
         })
         .to_string()
+    }
+}
+
+/// How many times a test tries: what the environment says, else what one run
+/// of CI has time for.
+pub fn trials(variable: &str, otherwise: u64) -> u64 {
+    number(variable).unwrap_or(otherwise)
+}
+
+/// What the random choices come from: `AETHER_SEED`, else another one each
+/// time; printed, so that a failing run can be repeated.
+pub fn seed() -> u64 {
+    let seed = number("AETHER_SEED").unwrap_or_else(|| {
+        let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| u64::from(d.subsec_nanos()));
+        now << 20 ^ u64::from(std::process::id())
+    });
+    println!("AETHER_SEED={seed}");
+    seed
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+/// A cheap generator (xorshift) for choices that a seed can repeat.
+#[derive(Debug)]
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new(seed: u64) -> Self {
+        // Neighbouring seeds should not begin alike, and zero would stay zero.
+        Self((seed ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9) | 1)
+    }
+
+    /// A number below `below`, which is not zero.
+    pub fn roll(&mut self, below: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % below
     }
 }
 

@@ -13,7 +13,7 @@ mod host;
 mod pty;
 mod server;
 
-pub use aether_counted::Counted;
+pub use aether_counted::{Counted, Dice, seed, trials};
 pub use host::HostState;
 pub use pty::Pty;
 pub use server::{Cli, LONG, Run, Server, Settings};

@@ -1,6 +1,6 @@
 //! The server dies by `kill -9`; sandboxes and their execs do not.
 
-use aether_e2e::{Counted, LONG, Server, Settings, wait_for};
+use aether_e2e::{Counted, Dice, LONG, Server, Settings, trials, wait_for};
 
 #[test]
 fn sandboxes_and_execs_survive_a_killed_server() {
@@ -51,25 +51,17 @@ fn sandboxes_and_execs_survive_a_killed_server() {
 fn a_server_killed_at_random_moments_leaves_store_and_host_in_agreement() {
     let mut server = Server::with_image(Settings::default());
     let cli = server.cli();
-    // A cheap generator, seeded and printed, so that a failing run can be repeated.
-    let seed = std::env::var("AETHER_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(u64::from(std::process::id()));
-    println!("AETHER_SEED={seed}");
+    let seed = aether_e2e::seed();
     let mut counted = Counted::new("crash", 8, "kill -9 of the server at random moments of create and destroy", seed);
-    let mut state = seed | 1;
-    let mut random = move |below: u64| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state % below
-    };
-    let rounds = std::env::var("AETHER_CRASHES").ok().and_then(|s| s.parse().ok()).unwrap_or(4u32);
+    let mut dice = Dice::new(seed);
+    let rounds = trials("AETHER_CRASHES", 4);
     for round in 0..rounds {
         let name = format!("r{round}");
         cli.run(&["agent", "create", "--name", &name, "--image", "python:3.11", "--memory", "128"]);
         if round % 2 == 1 {
             cli.run(&["agent", "destroy", "--yes", &format!("r{}", round - 1)]);
         }
-        std::thread::sleep(std::time::Duration::from_millis(random(3000)));
+        std::thread::sleep(std::time::Duration::from_millis(dice.roll(3000)));
         server.crash();
         (counted.n, counted.faults) = (counted.n + 1, counted.faults + 1);
         server.launch();
