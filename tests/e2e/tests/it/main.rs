@@ -4,6 +4,7 @@
 mod api;
 mod breadth;
 mod crash;
+mod examples;
 mod faults;
 mod ipv6;
 mod isolation;
