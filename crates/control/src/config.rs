@@ -89,7 +89,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            header_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(15),
             max_connections: 4096,
             max_connections_per_peer: 1024,
             json_body_bytes: 1 << 20,

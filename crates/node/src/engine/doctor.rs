@@ -189,7 +189,7 @@ fn uids(range: Range<u32>) -> Check {
         Some(who) => Check::missing(
             "uids",
             format!("{} to {} overlap with {who}", range.start, range.end - 1),
-            "choose another range: `engine.uid_base`",
+            "choose another range: `node.uid_base`",
         ),
     }
 }
