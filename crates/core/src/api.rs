@@ -237,6 +237,22 @@ pub mod failure {
     pub const NO_CAPACITY: &str = "NO_CAPACITY";
     pub const NODE_ERROR: &str = "NODE_ERROR";
     pub const ISOLATION_REFUSED: &str = "ISOLATION_REFUSED";
+
+    /// All of them, as docs/errors.md lists them.
+    pub const ALL: [&str; 12] = [
+        IMAGE_NOT_FOUND,
+        IMAGE_PULL_FAILED,
+        IMAGE_INVALID,
+        BOOT_TIMEOUT,
+        BOOT_FAILED,
+        COMMAND_NOT_STARTED,
+        SANDBOX_DIED,
+        OUT_OF_MEMORY,
+        DISK_FULL,
+        NO_CAPACITY,
+        NODE_ERROR,
+        ISOLATION_REFUSED,
+    ];
 }
 
 /// One page of a list.

@@ -22,6 +22,8 @@ mod keys;
 #[cfg(test)]
 mod limits_page;
 mod logs;
+#[cfg(test)]
+mod pages;
 mod ports;
 mod routes;
 mod socket;

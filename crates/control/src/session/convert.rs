@@ -80,21 +80,7 @@ pub(super) fn assignment(a: Assignment) -> Result<AgentAssignment, serde_json::E
 }
 
 pub(super) fn known_failure(code: &str) -> &'static str {
-    const KNOWN: [&str; 12] = [
-        failure::IMAGE_NOT_FOUND,
-        failure::IMAGE_PULL_FAILED,
-        failure::IMAGE_INVALID,
-        failure::BOOT_TIMEOUT,
-        failure::BOOT_FAILED,
-        failure::COMMAND_NOT_STARTED,
-        failure::SANDBOX_DIED,
-        failure::OUT_OF_MEMORY,
-        failure::DISK_FULL,
-        failure::NO_CAPACITY,
-        failure::NODE_ERROR,
-        failure::ISOLATION_REFUSED,
-    ];
-    KNOWN.into_iter().find(|k| *k == code).unwrap_or("OTHER")
+    failure::ALL.into_iter().find(|k| *k == code).unwrap_or("OTHER")
 }
 
 fn some(text: &str) -> Option<String> {
