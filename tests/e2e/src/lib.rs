@@ -36,6 +36,14 @@ pub fn repo() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository is there")
 }
 
+/// The first fenced block of this language on a page.
+pub fn fenced<'a>(page: &'a str, language: &str) -> &'a str {
+    let fence = format!("\n```{language}\n");
+    let start = page.find(&fence).map(|at| at + fence.len()).unwrap_or_else(|| panic!("no {language} block"));
+    let length = page[start..].find("```").expect("the block ends");
+    &page[start..start + length]
+}
+
 /// Polls `done` until it answers `Some`, at most `limit`.
 pub fn wait_for<T>(what: &str, limit: Duration, mut done: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + limit;

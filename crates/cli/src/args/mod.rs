@@ -190,3 +190,6 @@ pub(crate) enum Shell {
 #[cfg(test)]
 #[path = "docs_test.rs"]
 mod docs;
+#[cfg(test)]
+#[path = "docs_commands_test.rs"]
+mod docs_commands;

@@ -1,26 +1,54 @@
-//! The worked examples, run as their pages say, against one server. What
-//! they print is what the pages show.
+//! The README's quickstart, and the worked examples: run as their pages say.
+//! What the examples print is what their pages show.
 
-use aether_e2e::{Server, Settings, aether_bin, repo};
+use aether_e2e::{Server, Settings, aether_bin, demo_dir, fenced, repo};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
 /// The longest begin first, from the end.
 const EXAMPLES: [&str; 5] = ["llm-agent", "code-interpreter", "function", "multi-tenant", "ci-job"];
 
-/// The first fenced block of this language on the page.
-fn block<'a>(page: &'a str, language: &str) -> &'a str {
-    let fence = format!("\n```{language}\n");
-    let start = page.find(&fence).map(|at| at + fence.len()).unwrap_or_else(|| panic!("no {language} block"));
-    let length = page[start..].find("```").expect("the block ends");
-    &page[start..start + length]
+/// Pages call `aether` as users do.
+fn path_with_aether(server: &Server) -> String {
+    let bin = server.path("bin");
+    std::fs::create_dir_all(&bin).expect("mkdir");
+    std::os::unix::fs::symlink(aether_bin(), bin.join("aether")).expect("links");
+    format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default())
+}
+
+fn socket(server: &Server) -> String {
+    server.path("run/aether.sock").to_string_lossy().into_owned()
+}
+
+#[test]
+fn the_quickstart_works_as_it_stands() {
+    let server = Server::start(Settings::default());
+    let page = std::fs::read_to_string(repo().join("README.md")).expect("the README");
+    // Where the page is, but for the files that it makes.
+    let folder = server.path("clone");
+    std::fs::create_dir_all(folder.join("target")).expect("mkdir");
+    std::os::unix::fs::symlink(demo_dir(), folder.join("target/demo")).expect("links");
+    let output = Command::new("bash")
+        .args(["-c", &format!("set -euxo pipefail\n{}", fenced(&page, "sh"))])
+        .current_dir(&folder)
+        .env("PATH", path_with_aether(&server))
+        .env("AETHER_SERVER", format!("unix://{}", socket(&server)))
+        .stdin(Stdio::null())
+        .output()
+        .expect("bash runs");
+    let (printed, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{printed}\n{told}");
+    for part in ["42\n", "from my machine\n", "hello.py\n", "my-first-agent", "agent.created"] {
+        assert!(printed.contains(part), "{part}: {printed}\n{told}");
+    }
+    assert_eq!(server.finish(), Vec::<String>::new());
 }
 
 fn run(name: &str, socket: &str, path: &str) -> Result<(), String> {
     let folder = repo().join("examples").join(name);
     let page = std::fs::read_to_string(folder.join("README.md")).expect("each example has a page");
     let output = Command::new("bash")
-        .args(["-c", &format!("set -euo pipefail\n{}", block(&page, "sh"))])
+        .args(["-c", &format!("set -euo pipefail\n{}", fenced(&page, "sh"))])
         .current_dir(&folder)
         .env("PATH", path)
         .env("AETHER_SERVER", format!("unix://{socket}"))
@@ -31,11 +59,11 @@ fn run(name: &str, socket: &str, path: &str) -> Result<(), String> {
         .expect("bash runs");
     let printed = String::from_utf8_lossy(&output.stdout);
     if std::env::var_os("UPDATE_DOCS").is_some() && output.status.success() {
-        let (old, new) = (format!("```text\n{}", block(&page, "text")), format!("```text\n{printed}"));
+        let (old, new) = (format!("```text\n{}", fenced(&page, "text")), format!("```text\n{printed}"));
         std::fs::write(folder.join("README.md"), page.replacen(&old, &new, 1)).expect("writes the page");
         return Ok(());
     }
-    if output.status.success() && printed == block(&page, "text") {
+    if output.status.success() && printed == fenced(&page, "text") {
         return Ok(());
     }
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -45,12 +73,7 @@ fn run(name: &str, socket: &str, path: &str) -> Result<(), String> {
 #[test]
 fn every_example_does_what_its_page_shows() {
     let server = Server::with_image(Settings::default());
-    // The examples call `aether` as users do.
-    let bin = server.path("bin");
-    std::fs::create_dir_all(&bin).expect("mkdir");
-    std::os::unix::fs::symlink(aether_bin(), bin.join("aether")).expect("links");
-    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
-    let socket = server.path("run/aether.sock").to_string_lossy().into_owned();
+    let (path, socket) = (path_with_aether(&server), socket(&server));
 
     let folders = std::fs::read_dir(repo().join("examples")).expect("the folder");
     let mut there: Vec<String> =
