@@ -2,7 +2,7 @@
 //! meanwhile meets both alike; then the peer against itself.
 
 use crate::record::{Record, round};
-use crate::stats::{bootstrap, median, quantile};
+use crate::stats::{bootstrap_groups, median, quantile};
 
 /// What one interleaved run gave: the same number of values on each side.
 #[derive(Debug, Default)]
@@ -11,6 +11,8 @@ pub(crate) struct Pairs {
     pub(crate) peer: Vec<f64>,
     /// The peer once more, for the control.
     pub(crate) again: Vec<f64>,
+    /// Where a group of pairs begins whose guests differ from the others'.
+    starts: Vec<usize>,
 }
 
 /// The order within pair `n`. Every turn of a peer follows one of ours and
@@ -34,6 +36,20 @@ pub(crate) enum Side {
 }
 
 impl Pairs {
+    /// What is pushed from here on comes of other guests than before.
+    pub(crate) fn begin_group(&mut self) {
+        self.starts.push(self.peer.len());
+    }
+
+    /// One value per pair, by group.
+    fn grouped(&self, values: &[f64]) -> Vec<Vec<f64>> {
+        if self.starts.is_empty() {
+            return values.iter().map(|v| vec![*v]).collect();
+        }
+        let ends = self.starts.iter().skip(1).copied().chain([values.len()]);
+        self.starts.iter().zip(ends).map(|(from, to)| values[*from..to].to_vec()).collect()
+    }
+
     pub(crate) fn push(&mut self, side: Side, value: f64) {
         match side {
             Side::Ours => self.ours.push(value),
@@ -58,15 +74,16 @@ impl Pairs {
     /// The 99th percentiles side by side, without an interval of their own.
     pub(crate) fn p99(&self, row: &str, what: &str, unit: &str) -> Record {
         let (ours, peer) = (quantile(&self.ours, 0.99), quantile(&self.peer, 0.99));
-        let mut record = self.record(row, what, unit, &[ours - peer], None);
+        let mut record = self.record(row, what, unit, &vec![ours - peer; self.ours.len()], None);
         (record.ours, record.peer) = (Some(round(ours)), Some(round(peer)));
         record
     }
 
     fn record(&self, row: &str, what: &str, unit: &str, values: &[f64], at_most: Option<f64>) -> Record {
         let control: Vec<f64> = self.again.iter().zip(&self.peer).map(|(a, b)| a / b).collect();
-        let control = bootstrap(&control);
-        let mut record = Record::amount(row, what, unit, bootstrap(values), self.ours.len(), at_most);
+        let control = bootstrap_groups(&self.grouped(&control));
+        let interval = bootstrap_groups(&self.grouped(values));
+        let mut record = Record::amount(row, what, unit, interval, self.ours.len(), at_most);
         record.ours = Some(round(median(&self.ours)));
         record.peer = Some(round(median(&self.peer)));
         record.aa_low = Some(round(control.low));

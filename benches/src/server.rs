@@ -121,6 +121,11 @@ impl Server {
         bail!("a VMM stays after its agent was destroyed")
     }
 
+    /// One read over HTTP: key, tenant, row.
+    pub(crate) async fn get(&self, id: &str) -> anyhow::Result<Value> {
+        self.call(self.http.get(format!("{}/v1/agents/{id}", self.url))).await
+    }
+
     /// Runs a command to its end; it must exit with 0.
     pub(crate) async fn exec(&self, id: &str, argv: &[&str]) -> anyhow::Result<String> {
         let body = json!({ "command": argv });

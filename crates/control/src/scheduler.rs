@@ -30,8 +30,6 @@ const COALESCE: Duration = Duration::from_millis(5);
 /// Idempotency keys hold for a day; events and tombstones are kept as long.
 const KEEP: Duration = Duration::from_secs(24 * 3600);
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
-/// Beside the passes, which a burst of creates makes often.
-const RECOVER_EVERY: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(500);
 
 pub(crate) struct Scheduler {
@@ -89,25 +87,20 @@ impl Scheduler {
     /// Works until somebody else leads; returns the error that said so.
     async fn lead(&self, epoch: &Epoch) -> StoreError {
         let mut changes = self.store.changes();
-        let mut renewed = Instant::now();
+        let mut tend_at = Instant::now();
         // After a start of ours every lease looks old: nodes get one lease of
         // time to be heard before any is declared lost.
         let expire_from = Instant::now() + self.lease;
         let mut prune_at = Instant::now() + PRUNE_EVERY;
-        let mut recover_at = Instant::now();
         loop {
             changes.mark_unchanged();
             let mut result = Ok(());
-            if renewed.elapsed() >= LEADER_RENEW {
-                result = self.store.renew_leadership(epoch).await;
-                renewed = Instant::now();
-            }
-            if result.is_ok() && Instant::now() >= recover_at {
-                recover_at = Instant::now() + RECOVER_EVERY;
-                result = self.recover(epoch).await;
+            if Instant::now() >= tend_at {
+                tend_at = Instant::now() + LEADER_RENEW;
+                result = self.tend(epoch, Instant::now() >= expire_from).await;
             }
             if result.is_ok() {
-                result = self.pass(epoch, Instant::now() >= expire_from).await;
+                result = self.pass(epoch).await;
             }
             if Instant::now() >= prune_at {
                 prune_at = Instant::now() + PRUNE_EVERY;
@@ -124,27 +117,33 @@ impl Scheduler {
                     tokio::time::sleep(RETRY).await;
                 }
             }
-            let nap = self.interval.min(LEADER_RENEW);
-            if let Ok(Err(_closed)) = tokio::time::timeout(nap, changes.changed()).await {
-                tokio::time::sleep(nap).await;
+            let nap = self.interval.min(tend_at.saturating_duration_since(Instant::now()));
+            match tokio::time::timeout(nap, changes.changed()).await {
+                Ok(Ok(())) => tokio::time::sleep(COALESCE).await,
+                Ok(Err(_closed)) => tokio::time::sleep(RETRY).await,
+                Err(_nothing_new) => {}
             }
-            tokio::time::sleep(COALESCE).await;
         }
     }
 
-    async fn recover(&self, epoch: &Epoch) -> Result<(), StoreError> {
-        for agent in self.store.recover_agents(epoch).await? {
+    /// What a leader does at its renewals, whatever changes. At once, so that
+    /// the embedded store makes one commit of it.
+    async fn tend(&self, epoch: &Epoch, may_expire: bool) -> Result<(), StoreError> {
+        let expire =
+            async { if may_expire { self.store.expire_nodes(epoch, self.lease).await } else { Ok(Vec::new()) } };
+        let (renewed, recovered, lost) =
+            tokio::join!(self.store.renew_leadership(epoch), self.store.recover_agents(epoch), expire);
+        renewed?;
+        for agent in recovered? {
             tracing::info!(%agent, "its sandbox died: it is started again");
+        }
+        for agent in lost? {
+            tracing::warn!(%agent, "lost: its node's lease is over");
         }
         Ok(())
     }
 
-    async fn pass(&self, epoch: &Epoch, may_expire: bool) -> Result<(), StoreError> {
-        if may_expire {
-            for agent in self.store.expire_nodes(epoch, self.lease).await? {
-                tracing::warn!(%agent, "lost: its node's lease is over");
-            }
-        }
+    async fn pass(&self, epoch: &Epoch) -> Result<(), StoreError> {
         let waiting = self.store.pending_agents(BATCH).await?;
         if waiting.is_empty() {
             return Ok(());

@@ -155,9 +155,19 @@ impl Store {
     }
 
     /// Wakes after commits that wrote events. A hint: read by cursor, and
-    /// poll now and then.
+    /// poll each [`Store::poll_interval`].
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.inner.changes.subscribe()
+    }
+
+    /// How long a reader of events waits at most for a wake. Short where other
+    /// servers write too and a notification can be missed; the embedded store
+    /// has one writer, which wakes by itself.
+    pub fn poll_interval(&self) -> Duration {
+        match &self.inner.engine {
+            Engine::Sqlite(_) => Duration::from_secs(5),
+            Engine::Postgres(_) => Duration::from_secs(1),
+        }
     }
 }
 

@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tonic::Status;
 
-const FALLBACK: Duration = Duration::from_secs(1);
+/// After a store that failed; else the store says how often to look.
+const RETRY: Duration = Duration::from_secs(1);
 const EVENTS: u32 = 1000;
 
 /// What decides whether the node must hear of an agent again.
@@ -56,15 +57,17 @@ pub(super) async fn run(store: &Store, node: &NodeId, outbox: &Outbox) -> Result
     pusher.full().await?;
     loop {
         changes.mark_unchanged();
+        let mut look = store.poll_interval();
         match pusher.delta().await {
             Ok(()) => {}
             Err(Failure::Stream(status)) => return Err(status),
             Err(Failure::Store(error)) if error.retryable() => {
                 tracing::warn!(%node, %error, "assignments cannot be read; trying again");
+                look = RETRY;
             }
             Err(Failure::Store(error)) => return Err(to_status(error)),
         }
-        if let Ok(Err(_closed)) = tokio::time::timeout(FALLBACK, changes.changed()).await {
+        if let Ok(Err(_closed)) = tokio::time::timeout(look, changes.changed()).await {
             return Err(Status::unavailable("the store was closed"));
         }
     }
