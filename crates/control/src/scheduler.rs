@@ -25,7 +25,8 @@ const LEADER_LEASE: Duration = Duration::from_secs(5);
 const LEADER_RENEW: Duration = Duration::from_millis(1500);
 /// Waiting agents looked at in one pass.
 const BATCH: u32 = 1000;
-/// A burst of changes is one pass.
+/// A burst of changes is one pass: the first change after a pause is taken at
+/// once, those that follow it this closely wait.
 const COALESCE: Duration = Duration::from_millis(5);
 /// Idempotency keys hold for a day; events and tombstones are kept as long.
 const KEEP: Duration = Duration::from_secs(24 * 3600);
@@ -93,6 +94,7 @@ impl Scheduler {
         let expire_from = Instant::now() + self.lease;
         let mut prune_at = Instant::now() + PRUNE_EVERY;
         loop {
+            let began = Instant::now();
             changes.mark_unchanged();
             let mut result = Ok(());
             if Instant::now() >= tend_at {
@@ -119,7 +121,7 @@ impl Scheduler {
             }
             let nap = self.interval.min(tend_at.saturating_duration_since(Instant::now()));
             match tokio::time::timeout(nap, changes.changed()).await {
-                Ok(Ok(())) => tokio::time::sleep(COALESCE).await,
+                Ok(Ok(())) => tokio::time::sleep_until(began + COALESCE).await,
                 Ok(Err(_closed)) => tokio::time::sleep(RETRY).await,
                 Err(_nothing_new) => {}
             }
