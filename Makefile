@@ -79,6 +79,10 @@ failpoints: test-deps guest ## every failpoint with every fault (about 25 minute
 	AETHER_ALL_FAILPOINTS=1 AETHER_RESULTS=$(abspath results) \
 	  cargo test -p aether-node --test it -- --nocapture runtime::failpoints
 
+.PHONY: hostile-images
+hostile-images: test-deps guest ## hostile archives, manifests and registries (a minute); results/hostile_images.jsonl
+	AETHER_RESULTS=$(abspath results) cargo test -p aether-node --test it -- --nocapture images::hostile
+
 .PHONY: bench
 bench: test-deps release ## ours beside peers and bare baselines; results/bench.json (ROWS="5 7": those alone)
 	scripts/demo-image.sh $(DEMO)

@@ -12,7 +12,7 @@ use super::blobs::{Folders, sync_dir};
 use super::catalogue::DeviceRow;
 use super::convert::{self, ConvertLayer, ConvertLimits, ConvertPlan};
 use super::manifest::Resolved;
-use super::{ImageError, text};
+use super::{ImageError, ImagesConfig, text};
 use crate::cgroup;
 use crate::jail::{self, JailError, JailLimits, Jailed};
 use std::fs;
@@ -28,7 +28,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 const TIME_LIMIT: Duration = Duration::from_secs(20 * 60);
-const MAX_ENTRIES: u64 = 2_000_000;
 /// The tree of the largest image allowed fits.
 const MERGE_MEMORY_MB: u64 = 2048;
 const SQUASH_MEMORY_MB: u64 = 1536;
@@ -46,12 +45,20 @@ pub(super) struct Converter {
     pub aether_exe: PathBuf,
     pub uid: u32,
     pub max_bytes: u64,
+    pub max_files: u64,
     one: Arc<Semaphore>,
 }
 
 impl Converter {
-    pub(super) fn new(folders: Folders, aether_exe: PathBuf, uid: u32, max_bytes: u64) -> Self {
-        Self { folders, aether_exe, uid, max_bytes, one: Arc::new(Semaphore::new(1)) }
+    pub(super) fn new(folders: Folders, config: &ImagesConfig) -> Self {
+        Self {
+            folders,
+            aether_exe: config.aether_exe.clone(),
+            uid: config.converter_uid,
+            max_bytes: config.max_image_bytes,
+            max_files: config.max_files,
+            one: Arc::new(Semaphore::new(1)),
+        }
     }
 
     fn group(&self) -> String {
@@ -159,7 +166,7 @@ impl Converter {
             layers: (image.diff_ids.iter().enumerate())
                 .map(|(n, diff_id)| ConvertLayer { path: in_jail(n), diff_id: diff_id.clone() })
                 .collect(),
-            limits: ConvertLimits { bytes: self.max_bytes, entries: MAX_ENTRIES },
+            limits: ConvertLimits { bytes: self.max_bytes, entries: self.max_files },
             reserved_id: self.uid,
         };
         let plan = serde_json::to_string(&plan).map_err(|e| ImageError::Converter(e.to_string()))?;

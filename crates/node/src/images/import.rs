@@ -5,6 +5,7 @@
 //! digest or, while small, into memory. Nothing is written to a path that the
 //! archive names, and no link in it is followed on the host.
 
+use super::archive::{decompressed, read_error};
 use super::blobs::{BlobWriter, Folders, Pin, Pins, Written};
 use super::convert::archive::{Kind, Members};
 use super::manifest::{self, Descriptor, Document, Manifest, Platform, Resolved};
@@ -12,11 +13,15 @@ use super::{ImageError, text};
 use aether_core::image::{ImageRef, is_digest};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::io::{BufReader, Read};
+use std::io::Read;
 
 /// More entries than any image has blobs, twice.
 const MAX_ENTRIES: u32 = 20_000;
 const MAX_NAME: usize = 512;
+/// Images of one archive, and names of one image in it: each costs a
+/// conversion or a row.
+const MAX_IMAGES: usize = 100;
+const MAX_NAMES: usize = 100;
 /// Small documents (indexes, manifests, configs) are kept in memory.
 const MAX_DOCUMENT: u64 = manifest::MAX_MANIFEST;
 const MAX_DOCUMENTS: usize = 4_000;
@@ -102,7 +107,7 @@ impl Contents {
     ) -> Result<Self, ImageError> {
         let mut contents = Self::default();
         let mut left = max_bytes;
-        let input = decompressed(input).map_err(ImageError::io("read the archive"))?;
+        let input = decompressed(input, max_bytes).map_err(ImageError::io("read the archive"))?;
         let mut members = Members::new(input);
         let mut entries = 0;
         while let Some(member) = members.next().map_err(archive_error)? {
@@ -188,8 +193,17 @@ impl Contents {
         }
     }
 
+    /// By contents, not by name: a link in the archive may give any blob the
+    /// name of another.
     fn blob(&self, d: &Descriptor) -> Result<&[u8], ImageError> {
-        self.document(&blob_name(&d.digest))
+        let data = self.document(&blob_name(&d.digest))?;
+        if manifest::sha256(data) != d.digest {
+            return Err(ImageError::invalid(format!("the blob {} has another digest", d.digest)));
+        }
+        if data.len() as u64 != d.size {
+            return Err(ImageError::invalid(format!("the blob {} has another size than is said of it", d.digest)));
+        }
+        Ok(data)
     }
 
     fn oci_images(&self) -> Result<Vec<Found>, ImageError> {
@@ -203,6 +217,7 @@ impl Contents {
         if fits.is_empty() && !others.is_empty() {
             here.choose(&index, "the archive")?;
         }
+        check_number(fits.len(), MAX_IMAGES, "images")?;
         let mut found: Vec<Found> = Vec::new();
         for descriptor in fits {
             let names = names_of(descriptor);
@@ -218,7 +233,9 @@ impl Contents {
     /// From a descriptor to an image, through indexes.
     fn follow(&self, descriptor: &Descriptor, depth: u32) -> Result<Resolved, ImageError> {
         let data = self.blob(descriptor)?;
-        match manifest::parse_document(data)? {
+        let document = manifest::parse_document(data)?;
+        descriptor.check_kind(&document)?;
+        match document {
             Document::Manifest(m) => {
                 let config = self.blob(&m.config)?;
                 m.clone().resolve(descriptor.digest.clone(), config)
@@ -233,6 +250,7 @@ impl Contents {
     fn docker_images(&self) -> Result<Vec<Found>, ImageError> {
         let entries: Vec<DockerEntry> = serde_json::from_slice(self.document("manifest.json")?)
             .map_err(|e| ImageError::invalid(format!("its manifest.json: {}", text::clip(&e.to_string(), 200))))?;
+        check_number(entries.len(), MAX_IMAGES, "images")?;
         entries.iter().map(|e| self.docker_image(e)).collect()
     }
 
@@ -240,6 +258,7 @@ impl Contents {
     /// image in OCI's words is made, so that the digest depends on contents
     /// alone.
     fn docker_image(&self, entry: &DockerEntry) -> Result<Found, ImageError> {
+        check_number(entry.repo_tags.as_ref().map_or(0, Vec::len), MAX_NAMES, "names of an image")?;
         let config = self.file(&entry.config)?;
         let describe = |kind: &str, held: &Held| serde_json::json!({"mediaType": kind, "digest": held.digest(), "size": held.size()});
         let layers = entry.layers.iter().map(|name| self.file(name)).collect::<Result<Vec<_>, _>>()?;
@@ -294,6 +313,14 @@ impl Contents {
         }
         Ok(out)
     }
+}
+
+fn check_number(n: usize, limit: usize, what: &str) -> Result<(), ImageError> {
+    if n > limit {
+        let what = format!("the number of {what} in the archive");
+        return Err(ImageError::TooLarge { what, limit: limit as u64 });
+    }
+    Ok(())
 }
 
 fn keep_blob(held: Held, folders: &Folders) -> Result<(), ImageError> {
@@ -356,20 +383,6 @@ fn normalise(name: &str) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("/"))
 }
 
-fn decompressed(input: impl Read + Send + 'static) -> std::io::Result<Box<dyn Read>> {
-    let mut input = BufReader::with_capacity(256 << 10, input);
-    let magic = std::io::BufRead::fill_buf(&mut input)?;
-    Ok(match magic {
-        [0x1f, 0x8b, ..] => Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(input))),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
-            decoder.window_log_max(27)?;
-            Box::new(BufReader::new(decoder))
-        }
-        _ => Box::new(input),
-    })
-}
-
 fn copy(body: &mut impl Read, writer: &mut BlobWriter) -> Result<(), ImageError> {
     let mut buf = vec![0u8; 256 << 10];
     loop {
@@ -384,10 +397,6 @@ fn copy(body: &mut impl Read, writer: &mut BlobWriter) -> Result<(), ImageError>
 
 fn too_large(limit: u64) -> ImageError {
     ImageError::TooLarge { what: "the archive".into(), limit }
-}
-
-fn read_error(e: std::io::Error) -> ImageError {
-    ImageError::invalid(format!("the archive cannot be read: {}", text::clip(&e.to_string(), 200)))
 }
 
 fn archive_error(e: super::convert::ConvertError) -> ImageError {

@@ -181,6 +181,19 @@ fn check_descriptor(d: &Descriptor) -> Result<(), ImageError> {
     Ok(())
 }
 
+impl Descriptor {
+    /// What it calls an index must not be a manifest, nor the other way round.
+    pub(super) fn check_kind(&self, document: &Document) -> Result<(), ImageError> {
+        let is_index = matches!(document, Document::Index(_));
+        match self.media_type.as_str() {
+            OCI_INDEX | DOCKER_LIST if !is_index => {}
+            OCI_MANIFEST | DOCKER_MANIFEST if is_index => {}
+            _ => return Ok(()),
+        }
+        Err(ImageError::invalid(format!("what it calls {} is something else", self.media_type)))
+    }
+}
+
 fn check_manifest(m: &Manifest) -> Result<(), ImageError> {
     check_descriptor(&m.config)?;
     m.layers.iter().try_for_each(check_descriptor)?;
@@ -225,6 +238,9 @@ impl Manifest {
             return Err(ImageError::invalid(format!("it is made for {:?}, not for linux", text::clip(&doc.os, 40))));
         }
         let config = doc.config.filter(|c| !c.is_null()).unwrap_or_else(|| serde_json::json!({}));
+        if !config.is_object() {
+            return Err(ImageError::invalid("its config is not as specified: its config object is none"));
+        }
         serde_json::from_value::<super::ImageConfig>(config.clone()).map_err(|e| {
             ImageError::invalid(format!("its config is not as specified: {}", text::clip(&e.to_string(), 200)))
         })?;

@@ -16,6 +16,7 @@
 //!
 //! Not here: which agent needs which image (the runtime says so by holds).
 
+mod archive;
 mod blobs;
 mod catalogue;
 pub mod convert;
@@ -65,6 +66,8 @@ pub struct ImagesConfig {
     pub converter_uid: u32,
     /// Limit of a whole image, compressed and again uncompressed.
     pub max_image_bytes: u64,
+    /// Limit of one image's files, folders and links.
+    pub max_files: u64,
     /// `host[:port]` of registries that may be asked over plain HTTP.
     pub allow_insecure_hosts: Vec<String>,
     /// `host[:port]` of registries (and of what they redirect to) that may
@@ -109,6 +112,7 @@ impl ImagesConfig {
             aether_exe: aether_exe.into(),
             converter_uid: 699_999,
             max_image_bytes: 16 << 30,
+            max_files: 2_000_000,
             allow_insecure_hosts: Vec::new(),
             allow_hosts: Vec::new(),
             gc_grace: Duration::from_secs(3600),
@@ -143,12 +147,7 @@ impl Images {
     pub async fn open(config: ImagesConfig, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Result<Self, ImageError> {
         let inner = blocking(move || {
             let folders = Folders::create(&config.dir)?;
-            let converter = Converter::new(
-                folders.clone(),
-                config.aether_exe.clone(),
-                config.converter_uid,
-                config.max_image_bytes,
-            );
+            let converter = Converter::new(folders.clone(), &config);
             converter.sweep()?;
             let removed = folders.clean_tmp()?;
             let catalogue = Catalogue::open(&folders.root.join("catalogue.db"), folders.devices.clone())?;

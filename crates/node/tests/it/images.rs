@@ -1,6 +1,7 @@
 //! Images against real archives, a real registry, and the real jail.
 
 mod archives;
+mod hostile;
 mod import;
 mod real;
 mod registry;

@@ -1,16 +1,28 @@
 //! Reading a layer's tar, member by member.
 //!
-//! The `tar` crate reads the header fields; the walk over blocks is ours,
-//! because what a size means must not be in doubt: its PAX reader splits at
+//! The `tar` crate reads the names in a header; its numbers and the walk over
+//! blocks are ours, because what a size means must not be in doubt: that crate
+//! cuts numbers above 64 bits and takes signs, its PAX reader splits at
 //! newlines, which extended attributes may hold, and it holds long names of
 //! any length in memory.
 
 use super::error::{ConvertError, show};
+use super::number::number;
 use super::pax::{self, PaxFacts};
 use std::io::{self, Read};
+use std::ops::Range;
 use tar::{EntryType, Header};
 
 const BLOCK: usize = 512;
+const MODE: Range<usize> = 100..108;
+const UID: Range<usize> = 108..116;
+const GID: Range<usize> = 116..124;
+const SIZE: Range<usize> = 124..136;
+const MTIME: Range<usize> = 136..148;
+const CHECKSUM: Range<usize> = 148..156;
+const KIND: usize = 156;
+const MAJOR: Range<usize> = 329..337;
+const MINOR: Range<usize> = 337..345;
 /// Long names, links and PAX records of one member.
 const MAX_EXTENSION: u64 = 1 << 20;
 pub(crate) const MAX_PATH: usize = 4095;
@@ -70,7 +82,7 @@ impl<R: Read> Members<R> {
                 }
                 return Err(ConvertError::invalid("the layer ends after an extension header"));
             };
-            let size = field(header.entry_size(), "size")?;
+            let size = field(&header, SIZE, "size")?;
             match header.entry_type() {
                 EntryType::XHeader => extra.set_pax(&self.extension(size)?)?,
                 EntryType::GNULongName => Extensions::set_once(&mut extra.name, self.extension(size)?)?,
@@ -95,9 +107,9 @@ impl<R: Read> Members<R> {
         self.left = size;
         self.padding = size.wrapping_neg() % BLOCK as u64;
         let meta = Meta {
-            mode: field(header.mode(), "mode")? & 0o7777,
-            uid: id("uid", pax.uid, || header.uid())?,
-            gid: id("gid", pax.gid, || header.gid())?,
+            mode: (field(header, MODE, "mode")? & 0o7777) as u32,
+            uid: id("uid", pax.uid, header, UID)?,
+            gid: id("gid", pax.gid, header, GID)?,
             mtime: mtime(pax.mtime, header),
             xattrs: pax.xattrs,
         };
@@ -134,7 +146,7 @@ impl<R: Read> Members<R> {
         }
         let header = Header::from_byte_slice(&block).clone();
         let sum = block[..148].iter().chain(&block[156..]).map(|b| u32::from(*b)).sum::<u32>() + 8 * 32;
-        if header.cksum().ok() != Some(sum) {
+        if number(&block[CHECKSUM]) != Some(u64::from(sum)) {
             return Err(ConvertError::invalid("a tar header has a wrong checksum"));
         }
         Ok(Some(header))
@@ -216,14 +228,15 @@ fn kind(header: &Header, path: &[u8], link: Option<Vec<u8>>) -> Result<Kind, Con
         Ok::<_, ConvertError>(link)
     };
     let device = || -> Result<(u32, u32), ConvertError> {
-        let major = field(header.device_major(), "device number")?.unwrap_or(0);
-        let minor = field(header.device_minor(), "device number")?.unwrap_or(0);
+        let major = field(header, MAJOR, "device number")?;
+        let minor = field(header, MINOR, "device number")?;
         if major > 0xfff || minor > 0xf_ffff {
             return Err(ConvertError::invalid(format!("{} has an impossible device number", show(path))));
         }
-        Ok((major, minor))
+        Ok((major as u32, minor as u32))
     };
-    Ok(match header.entry_type().as_byte() {
+    // The byte itself: the crate's type has the oldest one for a file.
+    Ok(match header.as_bytes()[KIND] {
         b'\0' if path.ends_with(b"/") => Kind::Dir,
         b'\0' | b'0' | b'7' => Kind::File,
         b'1' => Kind::Link(target(link)?),
@@ -246,23 +259,24 @@ fn check_name(name: &[u8]) -> Result<(), ConvertError> {
     Ok(())
 }
 
-fn field<T>(value: io::Result<T>, what: &str) -> Result<T, ConvertError> {
-    value.map_err(|_| ConvertError::invalid(format!("a tar header's {what} is not a number")))
+fn field(header: &Header, at: Range<usize>, what: &str) -> Result<u64, ConvertError> {
+    number(&header.as_bytes()[at])
+        .ok_or_else(|| ConvertError::invalid(format!("a tar header's {what} is not a number that can be")))
 }
 
-fn id(what: &str, pax: Option<u64>, plain: impl Fn() -> io::Result<u64>) -> Result<u32, ConvertError> {
+fn id(what: &str, pax: Option<u64>, header: &Header, at: Range<usize>) -> Result<u32, ConvertError> {
     let value = match pax {
         Some(value) => value,
-        None => field(plain(), what)?,
+        None => field(header, at, what)?,
     };
     u32::try_from(value).map_err(|_| ConvertError::invalid(format!("a {what} is too large")))
 }
 
-/// The filesystem keeps 32 bits. A nonsensical time is no reason to refuse.
+/// The filesystem keeps 32 bits. A nonsensical time is no reason to refuse;
+/// one before 1970 counts as 1970.
 fn mtime(pax: Option<u64>, header: &Header) -> u32 {
-    let value = pax.unwrap_or_else(|| header.mtime().unwrap_or(0));
-    // Negative times in base 256 come out enormous.
-    if value > i64::MAX as u64 { 0 } else { u32::try_from(value).unwrap_or(u32::MAX) }
+    let value = pax.or_else(|| number(&header.as_bytes()[MTIME])).unwrap_or(0);
+    u32::try_from(value).unwrap_or(u32::MAX)
 }
 
 fn truncated() -> ConvertError {

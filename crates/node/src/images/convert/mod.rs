@@ -14,6 +14,7 @@
 
 mod error;
 mod member;
+mod number;
 mod pax;
 mod source;
 mod tree;

@@ -50,6 +50,8 @@ pub(crate) struct Node {
 
 pub(crate) struct Tree {
     nodes: Vec<Node>,
+    /// Hard links are names without a node of their own.
+    links: u64,
     max_entries: u64,
     /// Folders that hold nothing of lower layers any more, in the layer that
     /// is being applied: so that many whiteouts of one folder cost one walk.
@@ -64,7 +66,7 @@ fn implied_dir() -> Node {
 
 impl Tree {
     pub(crate) fn new(max_entries: u64) -> Self {
-        Self { nodes: vec![implied_dir()], max_entries, pruned: BTreeSet::new(), current: 0 }
+        Self { nodes: vec![implied_dir()], links: 0, max_entries, pruned: BTreeSet::new(), current: 0 }
     }
 
     pub(crate) fn node(&self, id: Id) -> &Node {
@@ -147,6 +149,8 @@ impl Tree {
             }
             Kind::Link(target) => {
                 let id = self.link_target(&target)?;
+                self.links += 1;
+                self.check_number()?;
                 self.insert(parent, base, Dentry { id, layer });
                 return Ok(());
             }
@@ -261,10 +265,15 @@ impl Tree {
         matches!(self.node(id).kind, NodeKind::Dir(_))
     }
 
-    fn add(&mut self, node: Node) -> Result<Id, ConvertError> {
-        if self.nodes.len() as u64 > self.max_entries {
+    fn check_number(&self) -> Result<(), ConvertError> {
+        if self.nodes.len() as u64 + self.links > self.max_entries {
             return Err(ConvertError::TooLarge { what: "the number of files".into(), limit: self.max_entries });
         }
+        Ok(())
+    }
+
+    fn add(&mut self, node: Node) -> Result<Id, ConvertError> {
+        self.check_number()?;
         self.nodes.push(node);
         Ok((self.nodes.len() - 1) as Id)
     }

@@ -67,7 +67,8 @@ impl Guard {
         }
         let internal = match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
             Ok(ip) => is_internal(ip),
-            Err(_) => is_loopback_name(host),
+            // Names below it are loopback's too, where a resolver knows them.
+            Err(_) => is_loopback_name(host) || host.trim_end_matches('.').ends_with(".localhost"),
         };
         if internal { refuse("is an internal address") } else { Ok(()) }
     }
@@ -104,7 +105,8 @@ fn without_port(host: &str) -> &str {
 /// `localhost` or a loopback address, with or without port.
 pub(super) fn is_loopback_name(host: &str) -> bool {
     let name = without_port(host).trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    name.trim_end_matches('.').eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Addresses that are never a public registry's.
@@ -199,6 +201,8 @@ mod tests {
             "https://10.1.2.3/",
             "https://10.1.2.3:5001/",
             "https://localhost/",
+            "https://localhost./",
+            "https://x.localhost/",
             "https://100.64.0.1/",
             "https://0.0.0.0/",
             "http://registry.example/",
