@@ -230,6 +230,7 @@ impl From<StoreError> for ApiError {
             E::SchemaTooNew { .. }
             | E::SchemaTooOld { .. }
             | E::SchemaMismatch { .. }
+            | E::SchemaForeign
             | E::Corrupt { .. }
             | E::Unsealable
             | E::Internal { .. } => Self::internal(error.to_string()),

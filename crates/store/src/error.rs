@@ -45,6 +45,9 @@ pub enum StoreError {
     /// An applied migration is not the one that this program holds.
     #[error("migration {version} was changed after it was applied; use the aether that applied it")]
     SchemaMismatch { version: u32 },
+    /// Tables of our names that we did not make: the earlier version's, mostly.
+    #[error("the database holds tables of another program; give aether a database of its own")]
+    SchemaForeign,
     /// Somebody else holds the database for too long.
     #[error("the database is locked; try again")]
     Locked,

@@ -80,21 +80,32 @@ async fn lock(tx: &mut dyn Tx) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn has_table(tx: &mut dyn Tx) -> Result<bool, StoreError> {
-    let sql = match tx.dialect() {
-        Dialect::Sqlite => "SELECT name FROM sqlite_master WHERE type = 'table' AND name = 'schema_migrations'",
+/// Whether our own list of steps is there. One without checksums, or tables
+/// without a list, are another program's: its rows are not ours to change.
+async fn has_steps(tx: &mut dyn Tx) -> Result<bool, StoreError> {
+    let columns = match tx.dialect() {
+        Dialect::Sqlite => {
+            "SELECT m.name AS tab, c.name AS col FROM sqlite_master m, pragma_table_info(m.name) c
+             WHERE m.type = 'table' AND m.name IN ('schema_migrations', 'tenants', 'agents')"
+        }
         Dialect::Postgres => {
-            "SELECT table_name::text AS name FROM information_schema.tables
-             WHERE table_schema = current_schema() AND table_name = 'schema_migrations'"
+            "SELECT table_name::text AS tab, column_name::text AS col FROM information_schema.columns
+             WHERE table_schema = current_schema() AND table_name IN ('schema_migrations', 'tenants', 'agents')"
         }
     };
-    Ok(!tx.query(sql, Vec::new()).await?.is_empty())
+    let rows = tx.query(columns, Vec::new()).await?;
+    for row in &rows {
+        if row.text("tab")? == "schema_migrations" && row.text("col")? == "checksum" {
+            return Ok(true);
+        }
+    }
+    if rows.is_empty() { Ok(false) } else { Err(StoreError::SchemaForeign) }
 }
 
 /// The newest applied step, 0 for none. Checks every applied step that this
 /// program knows.
 pub(crate) async fn version(tx: &mut dyn Tx) -> Result<u32, StoreError> {
-    if !has_table(tx).await? {
+    if !has_steps(tx).await? {
         return Ok(0);
     }
     let mut current = 0;

@@ -4,6 +4,7 @@ mod agents;
 mod crash;
 mod events;
 mod fixture;
+mod foreign;
 mod keys;
 mod migrations;
 mod model;
