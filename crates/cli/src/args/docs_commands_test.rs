@@ -1,7 +1,7 @@
 //! Every `aether …` line on the pages is a command that this program takes.
 
 use super::Cli;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use std::path::{Path, PathBuf};
 
 /// Where pages are; docs/cli.md is written from the command line itself.
@@ -106,6 +106,30 @@ fn every_command_on_the_pages_is_one() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(count > 40, "only {count} commands were found");
+}
+
+/// docs/upgrade.md says of each command of the earlier version whether it is
+/// here: whoever builds one meets this.
+#[test]
+fn the_upgrade_page_tells_which_commands_are_here() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let page = std::fs::read_to_string(root.join("docs/upgrade.md")).expect("the page");
+    let table = page.split_once("| command | here |").expect("the table").1.split("\n\n").next().unwrap_or_default();
+    let known = |words: &[&str]| {
+        let first = Cli::command();
+        words.iter().try_fold(first, |c, w| c.find_subcommand(w.split('\\').next()?).cloned()).is_some()
+    };
+    let mut count = 0;
+    for row in table.lines().filter(|l| l.contains('`')) {
+        let mut cells = row.trim_matches('|').split(" | ");
+        let (commands, here) = (cells.next().unwrap_or_default(), cells.next().unwrap_or_default());
+        for quoted in commands.split('`').skip(1).step_by(2) {
+            let words: Vec<&str> = quoted.split(' ').filter(|w| *w != "aether").collect();
+            assert_eq!(known(&words), !here.contains("not built yet"), "{quoted}: {here}");
+            count += 1;
+        }
+    }
+    assert!(count > 20, "{count}");
 }
 
 /// Of `[text](target)`, those that name a file of the repository.

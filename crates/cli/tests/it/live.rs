@@ -116,7 +116,7 @@ impl Live {
     }
 
     /// A command over TCP with a key.
-    fn as_key(&self, key: &str, args: &[&str]) -> Run {
+    pub(crate) fn as_key(&self, key: &str, args: &[&str]) -> Run {
         let log = self.log();
         let address = log.lines().rev().find_map(|l| l.split("listening on http://").nth(1)).expect("a TCP address");
         let server = format!("http://{}", address.trim());

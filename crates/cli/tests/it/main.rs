@@ -5,6 +5,7 @@ mod client;
 mod database;
 mod live;
 mod offline;
+mod operations;
 /// The store's tests and these start PostgreSQL the same way.
 #[path = "../../../store/tests/it/postgres.rs"]
 mod postgres;

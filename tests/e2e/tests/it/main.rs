@@ -4,6 +4,7 @@
 mod api;
 mod breadth;
 mod crash;
+mod edge;
 mod examples;
 mod faults;
 mod ipv6;

@@ -3,7 +3,6 @@
 use aether_core::Code;
 use aether_core::api::failure;
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
 
 const HEAD: &str = "\
 # Errors
@@ -108,7 +107,7 @@ fn told(code: Code) -> (&'static str, &'static str) {
         C::ServiceUnavailable => (
             "The server shuts down, its store does not answer or its disk is full, or the agent's node or sandbox \
              cannot be reached.",
-            "Repeat after `Retry-After`; the server's log says more under the `request_id`.",
+            "Repeat after `Retry-After`; [operations.md](operations.md) tells the operator what to look at.",
         ),
         C::CapacityUnavailable => (
             "With `wait`: no node could hold the agent, even when empty. Nothing was created.",
@@ -179,7 +178,7 @@ fn told_failure(code: &str) -> (&'static str, &'static str) {
 
 #[test]
 fn the_page_of_errors_is_up_to_date() {
-    let used = sources();
+    let used = super::sources(&["control", "node", "store"]);
     let mut page = HEAD.to_owned();
     page.push_str("| code | status | retryable | when | what to do |\n|---|---|---|---|---|\n");
     let mut codes = Code::ALL.to_vec();
@@ -204,7 +203,7 @@ fn the_page_of_errors_is_up_to_date() {
 /// Both lists are written by hand; this is what a new constant meets.
 #[test]
 fn no_code_is_missing_from_the_lists() {
-    let text = |file: &str| std::fs::read_to_string(crates().join(file)).expect("a source file");
+    let text = |file: &str| std::fs::read_to_string(super::crates().join(file)).expect("a source file");
     let errors = text("core/src/error.rs");
     let variants = errors.split_once("pub enum Code {").expect("the codes").1.split_once('}').expect("their end").0;
     let variants = variants.lines().map(str::trim).filter(|l| l.ends_with(',')).count();
@@ -213,29 +212,6 @@ fn no_code_is_missing_from_the_lists() {
     let module = api.split_once("pub mod failure {").expect("the failures").1.split_once("\n}").expect("their end").0;
     assert_eq!(module.matches("pub const ").count() - 1, failure::ALL.len(), "failure::ALL");
     assert!(module.matches(": &str = ").count() == failure::ALL.len());
-}
-
-fn crates() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// What may put a code into an answer, without the tests in it.
-fn sources() -> String {
-    let mut all = String::new();
-    let mut folders: Vec<PathBuf> = ["control", "node", "store"].map(|c| crates().join(c).join("src")).into();
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).expect("a source folder").flatten() {
-            let path = entry.path();
-            let ours = path.ends_with("api/pages");
-            if path.is_dir() && !ours {
-                folders.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("api/tests.rs") {
-                let text = std::fs::read_to_string(&path).expect("a source file");
-                all.push_str(text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default());
-            }
-        }
-    }
-    all
 }
 
 fn is_used(sources: &str, code: Code) -> bool {
