@@ -82,6 +82,12 @@ failpoints: test-deps guest ## every failpoint with every fault (about 25 minute
 .PHONY: hostile-images
 hostile-images: test-deps guest ## hostile archives, manifests and registries (a minute); results/hostile_images.jsonl
 	AETHER_RESULTS=$(abspath results) cargo test -p aether-node --test it -- --nocapture images::hostile
+.PHONY: idempotency
+idempotency: test-deps ## 10,000 idempotency keys on every route and both stores (about 10 minutes); results/idempotency.jsonl
+	AETHER_KEYS=10000 AETHER_RESULTS=$(abspath results) \
+	  cargo test -p aether-control --test it -- --nocapture idempotency::
+	AETHER_STORE_KEYS=10000 AETHER_RESULTS=$(abspath results) \
+	  cargo test -p aether-store --test it -- --nocapture --test-threads=1 keyed::
 
 .PHONY: bench
 bench: test-deps release ## ours beside peers and bare baselines; results/bench.json (ROWS="5 7": those alone)

@@ -10,14 +10,14 @@ mod replay;
 pub(crate) use replay::Past;
 
 use crate::api::Caller;
-use crate::app::App;
+use crate::app::{App, not_reachable};
 use crate::dialer::DataClient;
 use crate::problem::{ApiError, clean};
 use crate::telemetry;
 use aether_core::api::{ExecRequest as Asked, ExecResult};
 use aether_core::id::DEFAULT_CELL;
 use aether_core::spec::{valid_user, validate_env};
-use aether_core::{ExecId, FieldError, Observed, TenantScope};
+use aether_core::{Code, ExecId, FieldError, Observed, TenantScope};
 use aether_proto::node::exec_request::Message as ToNode;
 use aether_proto::node::exec_response::Message as FromNode;
 use aether_proto::node::{ExecAttach, ExecExited, ExecRequest, ExecResponse, ExecSignalRequest, ExecStart};
@@ -81,6 +81,9 @@ pub(crate) fn check(asked: &Asked, stream: bool) -> Result<(), ApiError> {
 
 /// An exec whose intent is recorded, with its stream to the node.
 pub(crate) struct Opened {
+    agent: AgentRow,
+    /// Attached to, not started: its input is another request's.
+    attached: bool,
     pub(crate) exec_id: ExecId,
     pub(crate) to_node: mpsc::Sender<ExecRequest>,
     pub(crate) from_node: Streaming<ExecResponse>,
@@ -98,6 +101,16 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
+    fn new(app: &App, caller: &Caller, exec_id: &ExecId) -> Self {
+        Self {
+            store: app.store.clone(),
+            scope: caller.scope(),
+            exec_id: exec_id.clone(),
+            tenant: caller.tenant().to_owned(),
+            tasks: app.tasks.clone(),
+        }
+    }
+
     pub(crate) fn exited(&self, exited: &ExecExited) {
         self.write(ExecEnd {
             outcome: "exited".to_owned(),
@@ -157,19 +170,22 @@ pub(crate) enum Begin {
 }
 
 /// Records the intent and opens the stream. What the node refuses at once
-/// (no such program is not among it: that is an exit) is an error.
-pub(crate) async fn open(app: &App, caller: &Caller, agent: &AgentRow, begin: Begin) -> Result<Begun, ApiError> {
-    if agent.observed != Observed::Running {
-        return replay::of_stopped(app, caller, agent, &begin).await.map(Begun::Over);
-    }
-    let mut client = app.live_client(agent).await?;
-    let ledger = |exec_id: &ExecId| Ledger {
-        store: app.store.clone(),
-        scope: caller.scope(),
-        exec_id: exec_id.clone(),
-        tenant: caller.tenant().to_owned(),
-        tasks: app.tasks.clone(),
+/// (no such program is not among it: that is an exit) is an error. Of an agent
+/// that does not run or is gone only a repeat learns anything.
+pub(crate) async fn open(
+    app: &App,
+    caller: &Caller,
+    found: Result<AgentRow, ApiError>,
+    begin: Begin,
+) -> Result<Begun, ApiError> {
+    let agent = match found {
+        Ok(agent) if agent.observed == Observed::Running => agent,
+        Ok(agent) => return no_guest(app, caller, begin, not_reachable(&agent)).await,
+        Err(error) if error.problem.code == Code::NotFound => return no_guest(app, caller, begin, error).await,
+        Err(error) => return Err(error),
     };
+    let agent = &agent;
+    let mut client = app.live_client(agent).await?;
     let (exec_id, first, new) = match begin {
         Begin::Attach { exec_id, offset } => {
             let first = attach(agent, &exec_id, offset);
@@ -183,22 +199,37 @@ pub(crate) async fn open(app: &App, caller: &Caller, agent: &AgentRow, begin: Be
             };
             let recorded = app.store.record_exec(&caller.scope(), &agent.id, intent, idempotency).await?;
             if recorded.replayed {
-                let ledger = ledger(&recorded.exec_id);
-                return replay::begin(app, agent, &mut client, recorded, ledger).await;
+                return replay::begin(app, caller, Some(agent), recorded).await;
             }
             let first = start(agent, &recorded.exec_id, asked);
             (recorded.exec_id, first, true)
         }
     };
-    let ledger = ledger(&exec_id);
+    let ledger = Ledger::new(app, caller, &exec_id);
     match call(&mut client, first).await {
-        Ok(Call { to_node, from_node }) => Ok(Begun::Running(Box::new(Opened { exec_id, to_node, from_node, ledger }))),
+        Ok(Call { to_node, from_node }) => Ok(Begun::Running(Box::new(Opened {
+            agent: agent.clone(),
+            attached: !new,
+            exec_id,
+            to_node,
+            from_node,
+            ledger,
+        }))),
         Err(status) => {
             if new {
                 ledger.not_begun(&status);
             }
             Err(ApiError::from(status).instance(ledger.instance(agent)))
         }
+    }
+}
+
+/// What an earlier request with the key came to, else `error`.
+async fn no_guest(app: &App, caller: &Caller, begin: Begin, error: ApiError) -> Result<Begun, ApiError> {
+    let Begin::Start { idempotency: Some(key), .. } = begin else { return Err(error) };
+    match app.store.known_exec(&caller.scope(), &key).await? {
+        Some(known) => replay::begin(app, caller, None, known).await,
+        None => Err(error),
     }
 }
 
@@ -240,7 +271,7 @@ fn start(agent: &AgentRow, exec_id: &ExecId, asked: Asked) -> ToNode {
 pub(crate) async fn run(
     app: &App,
     caller: Caller,
-    agent: AgentRow,
+    found: Result<AgentRow, ApiError>,
     mut asked: Asked,
     idempotency: Option<Idempotency>,
 ) -> Result<ExecResult, ApiError> {
@@ -249,28 +280,22 @@ pub(crate) async fn run(
     let work = app.tasks.spawn(async move {
         let stdin = asked.stdin.clone();
         let begin = Begin::Start { asked, idempotency };
-        let opened = match open(&task_app, &caller, &agent, begin).await? {
+        let opened = match open(&task_app, &caller, found, begin).await? {
             Begun::Running(opened) => *opened,
             Begun::Over(past) => return Ok(past.result()),
         };
-        let instance = format!("/v1/agents/{}/execs/{}", agent.id, opened.exec_id);
-        collect(&task_app, &agent, opened, stdin, timeout + margin, &instance).await
+        collect(&task_app, opened, stdin, timeout + margin).await
     });
     work.await.unwrap_or_else(|error| Err(ApiError::internal(format!("exec task: {error}"))))
 }
 
-async fn collect(
-    app: &App,
-    agent: &AgentRow,
-    opened: Opened,
-    stdin: Option<String>,
-    limit: Duration,
-    instance: &str,
-) -> Result<ExecResult, ApiError> {
-    let Opened { exec_id, to_node, mut from_node, ledger } = opened;
+async fn collect(app: &App, opened: Opened, stdin: Option<String>, limit: Duration) -> Result<ExecResult, ApiError> {
+    let Opened { agent, attached, exec_id, to_node, mut from_node, ledger } = opened;
+    let instance = ledger.instance(&agent);
     // Apart from the reading: a program that writes before it reads all of
     // its input must not wait for us.
-    let feeder = tokio::spawn(feed(to_node, stdin));
+    // The first request feeds it: twice the same input would be a second effect.
+    let feeder = tokio::spawn(feed(to_node, stdin.filter(|_| !attached)));
     let _feeder = DropAbort(feeder);
     let started = Instant::now();
     let mut output = Output::default();
@@ -283,14 +308,14 @@ async fn collect(
         }
         Err(_) => {
             // The guest should have killed it at its time-out.
-            kill(app, agent, &exec_id).await;
+            kill(app, &agent, &exec_id).await;
             ledger.unknown();
-            return Err(timed_out(limit, instance));
+            return Err(timed_out(limit, &instance));
         }
     };
     ledger.exited(&exited);
     if exited.timed_out {
-        return Err(timed_out(Duration::from_millis(exited.duration_ms), instance));
+        return Err(timed_out(Duration::from_millis(exited.duration_ms), &instance));
     }
     Ok(output.result(&exec_id, Some(exited), started.elapsed(), None))
 }

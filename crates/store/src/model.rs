@@ -142,6 +142,8 @@ pub struct ExecIntent {
 pub struct ExecIntentOutcome {
     /// The first request's id where replayed.
     pub exec_id: ExecId,
+    /// The first request's agent; none: its record is no longer kept.
+    pub agent_id: Option<AgentId>,
     pub replayed: bool,
     /// Of the first request.
     pub started_at: Timestamp,

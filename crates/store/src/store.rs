@@ -1,12 +1,15 @@
 //! [`Store`]: the functions that the control plane calls. Each one only names
-//! its operation; what it does and guarantees is in `ops`.
+//! its operation; what it does and guarantees is in `ops`. Those that take an
+//! idempotency key are in `keyed`.
+
+mod keyed;
 
 use crate::error::StoreError;
 use crate::migrate;
 use crate::model::*;
 use crate::ops::{
-    agents, assign, audit, events, execs, idempotency, keys, leadership, listing, nodes, place, prune, recover,
-    reports, tenants, update,
+    agents, assign, audit, events, execs, keys, leadership, listing, nodes, place, prune, recover, reports, tenants,
+    update,
 };
 use crate::postgres::Postgres;
 use crate::seal::SealKey;
@@ -259,57 +262,8 @@ impl Store {
     }
 }
 
-/// Keys for work of several transactions.
-impl Store {
-    /// Claims the key for `resource`, durably and by itself, or tells what the
-    /// first request with it claimed it for.
-    pub async fn claim_key(
-        &self,
-        scope: &TenantScope,
-        kind: &'static str,
-        key: Idempotency,
-        resource: String,
-    ) -> Result<Option<String>, StoreError> {
-        self.write((scope.clone(), kind, key, resource), |tx, cx, (scope, kind, key, resource)| {
-            Box::pin(idempotency::claim(tx, cx, scope, kind, key, resource))
-        })
-        .await
-    }
-}
-
 /// Execs and the audit.
 impl Store {
-    /// Before the node is asked. A repeated key tells the first exec's id.
-    pub async fn record_exec(
-        &self,
-        scope: &TenantScope,
-        agent: &AgentId,
-        intent: ExecIntent,
-        idempotency: Option<Idempotency>,
-    ) -> Result<ExecIntentOutcome, StoreError> {
-        self.write(
-            (scope.clone(), agent.clone(), intent, idempotency),
-            |tx, cx, (scope, agent, intent, idempotency)| {
-                Box::pin(execs::record(tx, cx, scope, agent, (intent, idempotency.as_ref())))
-            },
-        )
-        .await
-    }
-
-    /// What an earlier request with this key made on the agent, whatever
-    /// became of the agent since.
-    pub async fn known_exec(
-        &self,
-        scope: &TenantScope,
-        agent: &AgentId,
-        key: &Idempotency,
-    ) -> Result<Option<ExecIntentOutcome>, StoreError> {
-        self.read((scope.clone(), agent.clone(), key.clone()), |tx, cx, (scope, agent, key)| {
-            Box::pin(execs::known(tx, cx, scope, agent, key))
-        })
-        .await
-    }
-
     /// The first end counts.
     pub async fn finish_exec(&self, scope: &TenantScope, exec: &ExecId, end: ExecEnd) -> Result<(), StoreError> {
         self.write((scope.clone(), exec.clone(), end), |tx, cx, (scope, exec, end)| {

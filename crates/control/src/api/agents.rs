@@ -1,30 +1,25 @@
-//! `/v1/agents`: create, list, get, delete, start, stop, health, stats.
+//! `/v1/agents`: create, list, get, health, stats.
 
 use super::Caller;
-use super::extract::{Json, MaybeJson, Params, idempotency};
+use super::extract::{Json, Params, idempotency};
 use crate::app::App;
 use crate::problem::ApiError;
 use crate::wait::{self, Waited};
 use crate::{scheduler, telemetry};
-use aether_core::api::{AgentConfig, AgentHealth, AgentInfo, AgentStats, CheckedConfig, Page, StopRequest};
+use aether_core::api::{AgentConfig, AgentHealth, AgentInfo, AgentStats, CheckedConfig, Page};
 use aether_core::id::DEFAULT_CELL;
 use aether_core::image::ImageRef;
 use aether_core::{AgentId, AgentName, Code, Desired, Observed, Permission, Problem, Timestamp};
 use aether_proto::node::AgentRequest;
-use aether_store::{AgentFilter, AgentRow, Created, DesireOptions, Idempotency, NewAgent, PageRequest, StoreError};
+use aether_store::{AgentFilter, AgentRow, Created, Idempotency, NewAgent, PageRequest, StoreError};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{ETAG, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 const PER_PAGE: u32 = 20;
 const PER_PAGE_MOST: u64 = 100;
-pub(super) const GRACE: Duration = Duration::from_secs(1);
-pub(super) const GRACE_MOST: Duration = Duration::from_secs(30);
-const STOP_TIMEOUT_S: u64 = 30;
-const STOP_TIMEOUT_MOST_S: u64 = 300;
 /// Of all images of a filter together: a query has a bounded size.
 const MAX_SPELLINGS: usize = 100;
 const MAX_PREFIX: usize = 64;
@@ -121,7 +116,7 @@ fn created_answer(status: StatusCode, row: AgentRow) -> Response {
 }
 
 /// `wait=<state>` or `wait=true`.
-fn wait_for(params: &mut Params, state: &str) -> bool {
+pub(super) fn wait_for(params: &mut Params, state: &str) -> bool {
     match params.text("wait").as_deref() {
         None | Some("false") => false,
         Some("true") => true,
@@ -250,106 +245,6 @@ pub(crate) async fn get(
     }
     let env = if show { Some(app.store.agent_env(&caller.scope(), &row.id).await?) } else { None };
     Ok(([(ETAG, etag(version))], axum::Json(AgentInfo { env, ..info(row) })))
-}
-
-/// Delete an agent, from whatever state, with its disk.
-#[utoipa::path(
-    delete, path = "/v1/agents/{id}", operation_id = "delete_agent", tag = "agents",
-    params(
-        ("id" = String, Path, description = "Id, name or alias"),
-        ("grace" = Option<String>, Query, description = "Seconds from the signal to the kill: 1, at most 30"),
-    ),
-    responses((status = 204, description = "Its end is decided; the name is free"), (status = 404, body = Problem))
-)]
-pub(crate) async fn delete(
-    State(app): State<App>,
-    caller: Caller,
-    Path(id): Path<String>,
-    mut params: Params,
-) -> Result<StatusCode, ApiError> {
-    let grace = params.duration("grace", GRACE_MOST).unwrap_or(GRACE);
-    params.done()?;
-    let row = app.agent(&caller, &id).await?;
-    let options = DesireOptions { force: grace.is_zero(), stop_timeout_ms: u32::try_from(grace.as_millis()).ok() };
-    let done = app.store.set_desired(&caller.scope(), &row.id, Desired::Gone, options, None).await;
-    telemetry::operation("delete", caller.tenant(), done.is_ok());
-    done?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-/// Start a stopped or failed agent on its disk.
-#[utoipa::path(
-    post, path = "/v1/agents/{id}/start", operation_id = "start_agent", tag = "agents",
-    params(
-        ("id" = String, Path, description = "Id, name or alias"),
-        ("wait" = Option<String>, Query, description = "`running`: answer when it runs, or 202 after at most 60 s"),
-    ),
-    responses(
-        (status = 200, body = AgentInfo), (status = 202, body = AgentInfo),
-        (status = 404, body = Problem), (status = 409, body = Problem),
-    )
-)]
-pub(crate) async fn start(
-    State(app): State<App>,
-    caller: Caller,
-    Path(id): Path<String>,
-    mut params: Params,
-) -> Result<Response, ApiError> {
-    let wait = wait_for(&mut params, "running");
-    params.done()?;
-    let row = app.agent(&caller, &id).await?;
-    let done = app.store.set_desired(&caller.scope(), &row.id, Desired::Running, DesireOptions::default(), None).await;
-    telemetry::operation("start", caller.tenant(), done.is_ok());
-    answer(&app, &caller, done?, wait, wait::running_settled).await
-}
-
-/// Stop a running agent; its disk is kept.
-#[utoipa::path(
-    post, path = "/v1/agents/{id}/stop", operation_id = "stop_agent", tag = "agents", request_body = Option<StopRequest>,
-    params(
-        ("id" = String, Path, description = "Id, name or alias"),
-        ("wait" = Option<String>, Query, description = "`stopped`: answer when it is, or 202 after at most 60 s"),
-    ),
-    responses(
-        (status = 200, body = AgentInfo), (status = 202, body = AgentInfo),
-        (status = 404, body = Problem), (status = 409, body = Problem),
-    )
-)]
-pub(crate) async fn stop(
-    State(app): State<App>,
-    caller: Caller,
-    Path(id): Path<String>,
-    mut params: Params,
-    MaybeJson(body): MaybeJson<StopRequest>,
-) -> Result<Response, ApiError> {
-    let wait = wait_for(&mut params, "stopped");
-    let timeout_s = body.timeout.unwrap_or(STOP_TIMEOUT_S);
-    if timeout_s > STOP_TIMEOUT_MOST_S {
-        params.bad("timeout", format!("must be at most {STOP_TIMEOUT_MOST_S} seconds"));
-    }
-    params.done()?;
-    let row = app.agent(&caller, &id).await?;
-    let options =
-        DesireOptions { force: body.force || timeout_s == 0, stop_timeout_ms: u32::try_from(timeout_s * 1000).ok() };
-    let done = app.store.set_desired(&caller.scope(), &row.id, Desired::Stopped, options, None).await;
-    telemetry::operation("stop", caller.tenant(), done.is_ok());
-    answer(&app, &caller, done?, wait, wait::stop_settled).await
-}
-
-async fn answer(
-    app: &App,
-    caller: &Caller,
-    row: AgentRow,
-    wait: bool,
-    settled: fn(&AgentRow) -> bool,
-) -> Result<Response, ApiError> {
-    if !wait {
-        return Ok(axum::Json(info(row)).into_response());
-    }
-    match wait::until(app, caller, row.id.as_str(), app.cfg.deadlines.wait, settled).await? {
-        Waited::Settled(row) => Ok(axum::Json(info(row)).into_response()),
-        Waited::RanOut(row) => Ok((StatusCode::ACCEPTED, axum::Json(info(row))).into_response()),
-    }
 }
 
 /// Ask the guest whether it is well.

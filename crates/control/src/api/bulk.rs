@@ -7,8 +7,9 @@
 //! middle is met by the repeat: what was done is answered, the rest is done.
 
 use super::Caller;
-use super::agents::{GRACE, GRACE_MOST, checked, info, insert};
+use super::agents::{checked, info, insert};
 use super::extract::{Json, Params, idempotency, parse};
+use super::wishes::{GRACE, GRACE_MOST};
 use crate::app::App;
 use crate::problem::ApiError;
 use crate::telemetry;

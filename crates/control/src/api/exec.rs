@@ -43,9 +43,9 @@ pub(crate) async fn run(
     let wait = params.flag("wait");
     params.done()?;
     exec::check(&asked, false)?;
-    let agent = present(&app, &caller, &id, wait).await?;
-    let idempotency = idempotency(&headers, &(agent.id.as_str(), &asked))?;
-    exec::run(&app, caller, agent, asked, idempotency).await.map(axum::Json)
+    let idempotency = idempotency(&headers, &(&id, &asked))?;
+    let found = present(&app, &caller, &id, wait).await;
+    exec::run(&app, caller, found, asked, idempotency).await.map(axum::Json)
 }
 
 /// The agent as it is; with `wait` as it settled.

@@ -67,12 +67,14 @@ pub(crate) async fn stream(
     let offset = params.number("offset", 0..=u64::MAX).unwrap_or(0);
     params.done()?;
     // The agent first: what it is matters more than how it was asked.
-    let agent = present(&app, &caller, &id, wait).await?;
+    let found = present(&app, &caller, &id, wait).await;
     // A repeat may ask what became of its exec; what it repeats is in its first frame.
     let repeat = exec_id.is_none() && headers.contains_key("idempotency-key");
-    if agent.observed != Observed::Running && !repeat {
-        return Err(not_reachable(&agent));
-    }
+    let found = match found {
+        Err(error) if !repeat || error.problem.code != Code::NotFound => return Err(error),
+        Ok(agent) if agent.observed != Observed::Running && !repeat => return Err(not_reachable(&agent)),
+        found => found,
+    };
     let attach = exec_id.map(|text| exec_id_of(&text)).transpose()?;
     let upgrade = upgrade
         .map_err(|_| ApiError::bad_request("This is a WebSocket: send an upgrade, or POST for request and answer."))?;
@@ -84,14 +86,14 @@ pub(crate) async fn stream(
         .max_write_buffer_size(WRITE_BUFFER_MOST)
         .on_upgrade(move |socket| async move {
             let _task = task;
-            serve(app, caller, agent, headers, begin, socket).await;
+            serve(app, caller, (id, found), headers, begin, socket).await;
         }))
 }
 
 async fn serve(
     app: App,
     caller: Caller,
-    agent: AgentRow,
+    (id, found): (String, Result<AgentRow, ApiError>),
     headers: HeaderMap,
     begin: Option<Begin>,
     mut socket: WebSocket,
@@ -99,9 +101,9 @@ async fn serve(
     let opened = async {
         let begin = match begin {
             Some(begin) => begin,
-            None => first_frame(&mut socket, &headers, &agent).await?,
+            None => first_frame(&mut socket, &headers, &id).await?,
         };
-        exec::open(&app, &caller, &agent, begin).await
+        exec::open(&app, &caller, found, begin).await
     };
     let opened = match opened.await {
         Ok(Begun::Running(opened)) => *opened,
@@ -140,7 +142,7 @@ enum Gone {
     Protocol(String),
 }
 
-async fn first_frame(socket: &mut WebSocket, headers: &HeaderMap, agent: &AgentRow) -> Result<Begin, ApiError> {
+async fn first_frame(socket: &mut WebSocket, headers: &HeaderMap, id: &str) -> Result<Begin, ApiError> {
     let deadline = Instant::now() + FIRST_FRAME;
     loop {
         let next = tokio::time::timeout_at(deadline, socket.recv())
@@ -155,7 +157,7 @@ async fn first_frame(socket: &mut WebSocket, headers: &HeaderMap, agent: &AgentR
         return match parse::<ExecClientFrame>(text.as_bytes())? {
             ExecClientFrame::Start(asked) => {
                 exec::check(&asked, true)?;
-                let idempotency = idempotency(headers, &(agent.id.as_str(), &asked))?;
+                let idempotency = idempotency(headers, &(id, &asked))?;
                 Ok(Begin::Start { asked, idempotency })
             }
             ExecClientFrame::Attach { exec_id, offset } => Ok(Begin::Attach { exec_id: exec_id_of(&exec_id)?, offset }),

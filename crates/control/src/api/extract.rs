@@ -222,10 +222,11 @@ const MAX_IDEMPOTENCY_KEY: usize = 255;
 
 /// `Idempotency-Key`, with the hash of what is asked under it.
 pub(crate) fn idempotency(headers: &HeaderMap, asked: &impl serde::Serialize) -> Result<Option<Idempotency>, ApiError> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else { return Ok(None) };
     let key = value.to_str().unwrap_or_default();
-    if key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY {
-        return Err(ApiError::field("Idempotency-Key", "must be 1 to 255 visible ASCII characters"));
+    if key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY || values.next().is_some() {
+        return Err(ApiError::field("Idempotency-Key", "must come once, as 1 to 255 visible ASCII characters"));
     }
     let body = serde_json::to_vec(asked).map_err(|e| ApiError::internal(format!("request does not serialise: {e}")))?;
     Ok(Some(Idempotency { key: key.to_owned(), request_hash: Sha256::digest(&body).into() }))

@@ -32,6 +32,7 @@ mod system;
 mod tests;
 mod update;
 mod usage;
+mod wishes;
 
 pub use document::openapi;
 pub(crate) use guard::Caller;

@@ -2,7 +2,7 @@
 //! handler that is not in it is not served, and it cannot be in it without
 //! saying both.
 
-use super::{agents, bulk, events, exec, exec_stream, files, images, keys, logs, ports, system, update, usage};
+use super::{agents, bulk, events, exec, exec_stream, files, images, keys, logs, ports, system, update, usage, wishes};
 use crate::app::App;
 use aether_core::Permission as P;
 use axum::routing::MethodRouter;
@@ -76,9 +76,9 @@ pub(crate) fn table() -> Vec<Entry> {
         entry(Needs(P::AgentDelete), Wait, routes!(bulk::delete)),
         entry(Needs(P::AgentRead), Short, routes!(agents::get)),
         entry(Needs(P::AgentUpdate), Short, routes!(update::update)),
-        entry(Needs(P::AgentDelete), Short, routes!(agents::delete)),
-        entry(Needs(P::AgentUpdate), Wait, routes!(agents::start)),
-        entry(Needs(P::AgentUpdate), Wait, routes!(agents::stop)),
+        entry(Needs(P::AgentDelete), Short, routes!(wishes::delete)),
+        entry(Needs(P::AgentUpdate), Wait, routes!(wishes::start)),
+        entry(Needs(P::AgentUpdate), Wait, routes!(wishes::stop)),
         entry(Needs(P::AgentRead), Short, routes!(agents::health)),
         entry(Needs(P::AgentRead), Short, routes!(agents::stats)),
         entry(Needs(P::AgentLogs), Stream, routes!(logs::logs)),

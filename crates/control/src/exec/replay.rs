@@ -1,7 +1,8 @@
 //! A repeated request with an idempotency key. It attaches to the first
-//! one's exec, and never starts another:
+//! one's exec, on whatever agent that was, and never starts another:
 //!
 //! ```text
+//! the agent is gone or does not run ────────────► the recorded end, else unknown
 //! the guest knows the exec ─────────────────────► attach to it
 //! it does not: ── an end is recorded ───────────► that end
 //!              ── the intent is young ──────────► the first request may be
@@ -9,13 +10,12 @@
 //!              └─ else the server died between ─► unknown
 //! ```
 
-use super::{Begin, Begun, Call, Ledger, Opened, attach, call};
+use super::{Begun, Call, Ledger, Opened, attach, call};
 use crate::api::Caller;
-use crate::app::{App, not_reachable};
-use crate::dialer::DataClient;
+use crate::app::App;
 use crate::problem::ApiError;
-use aether_core::ExecId;
 use aether_core::api::ExecResult;
+use aether_core::{ExecId, Observed};
 use aether_store::{AgentRow, ExecEnd, ExecIntentOutcome};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -57,36 +57,52 @@ impl Past {
     }
 }
 
-/// For an agent that does not run: what an earlier request with this key came
-/// to. There is no guest to ask, and nothing else can be answered.
-pub(super) async fn of_stopped(app: &App, caller: &Caller, agent: &AgentRow, begin: &Begin) -> Result<Past, ApiError> {
-    if let Begin::Start { idempotency: Some(key), .. } = begin
-        && let Some(known) = app.store.known_exec(&caller.scope(), &agent.id, key).await?
-    {
-        return past(known.exec_id, known.end);
-    }
-    Err(not_reachable(agent))
+/// The first request's agent, where it runs: the one that was asked for now,
+/// unless its name has moved on.
+async fn running(
+    app: &App,
+    caller: &Caller,
+    asked: Option<&AgentRow>,
+    known: &ExecIntentOutcome,
+) -> Result<Option<AgentRow>, ApiError> {
+    let Some(first) = &known.agent_id else { return Ok(None) };
+    let agent = match asked {
+        Some(agent) if agent.id == *first => Some(agent.clone()),
+        _ => app.store.find_agent(&caller.scope(), first.as_str()).await?,
+    };
+    Ok(agent.filter(|agent| agent.observed == Observed::Running))
 }
 
-/// Attaches, or tells what is recorded.
+/// Attaches, or tells what is recorded. There is no guest to ask where the
+/// agent does not run, and nothing else can be answered.
 pub(super) async fn begin(
     app: &App,
-    agent: &AgentRow,
-    client: &mut DataClient,
+    caller: &Caller,
+    asked: Option<&AgentRow>,
     known: ExecIntentOutcome,
-    ledger: Ledger,
 ) -> Result<Begun, ApiError> {
+    let agent = running(app, caller, asked, &known).await?;
+    let ledger = Ledger::new(app, caller, &known.exec_id);
     let ExecIntentOutcome { exec_id, started_at, end, .. } = known;
+    let Some(agent) = agent else { return past(exec_id, end).map(Begun::Over) };
+    let mut client = app.live_client(&agent).await?;
     // As long as the first request may take from its intent to the guest.
     let age = app.clock.now().since(started_at);
     let until = Instant::now() + app.cfg.deadlines.exec_margin.saturating_sub(age);
     loop {
-        match call(client, attach(agent, &exec_id, 0)).await {
+        match call(&mut client, attach(&agent, &exec_id, 0)).await {
             Ok(Call { to_node, from_node }) => {
-                return Ok(Begun::Running(Box::new(Opened { exec_id, to_node, from_node, ledger })));
+                return Ok(Begun::Running(Box::new(Opened {
+                    agent,
+                    attached: true,
+                    exec_id,
+                    to_node,
+                    from_node,
+                    ledger,
+                })));
             }
             Err(status) if status.code() == Code::NotFound => {}
-            Err(status) => return Err(ApiError::from(status).instance(ledger.instance(agent))),
+            Err(status) => return Err(ApiError::from(status).instance(ledger.instance(&agent))),
         }
         if end.is_some() {
             return past(exec_id, end).map(Begun::Over);

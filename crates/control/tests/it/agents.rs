@@ -108,6 +108,44 @@ async fn names_and_idempotency_keys() {
 }
 
 #[tokio::test]
+async fn a_wish_with_a_key_is_one_wish() {
+    let server = start().await;
+    let id = server.agent("wished").await;
+    let keyed = |method: Method, path: &str, key: &str| {
+        server.request(method, &format!("/v1/agents/{path}")).header("idempotency-key", key.to_owned())
+    };
+    let stop = || keyed(Method::POST, "wished/stop?wait=stopped", "s");
+    let start = || keyed(Method::POST, "wished/start?wait=running", "t");
+    assert_eq!(ok(stop()).await.1["status"], "stopped");
+    assert_eq!(ok(start()).await.1["status"], "running");
+    let (status, again) = ok(keyed(Method::POST, "wished/stop", "s")).await;
+    assert_eq!((status, again["desired"].as_str()), (StatusCode::OK, Some("running")), "a late repeat stops nothing");
+    problem(stop().json(&json!({ "timeout": 3 })), 422, "IDEMPOTENCY_MISMATCH").await;
+    problem(keyed(Method::POST, "wished/start", "s"), 422, "IDEMPOTENCY_MISMATCH").await;
+    problem(keyed(Method::POST, &format!("{id}/stop"), "s"), 422, "IDEMPOTENCY_MISMATCH").await;
+    ok(server.request(Method::POST, "/v1/agents/wished/stop?wait=stopped")).await;
+    assert_eq!(ok(start()).await.1["desired"], "stopped", "nor does one start anything");
+    let delete = || keyed(Method::DELETE, "wished", "d");
+    assert_eq!(ok(delete()).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(ok(delete()).await.0, StatusCode::NO_CONTENT, "a repeat is told the same");
+    server.agent("wished").await;
+    assert_eq!(ok(delete()).await.0, StatusCode::NO_CONTENT);
+    let (_, newer) = ok(server.get("/v1/agents/wished")).await;
+    assert_eq!(newer["status"], "running", "the newer one of that name lives");
+    let (status, first) = ok(stop()).await;
+    assert_eq!((status, &first["id"], &first["desired"]), (StatusCode::OK, &json!(id), &json!("gone")));
+    problem(keyed(Method::DELETE, "absent", "x"), 404, "NOT_FOUND").await;
+    let twice = stop().header("idempotency-key", "other");
+    problem(twice, 400, "VALIDATION_ERROR").await;
+    // A refused wish leaves its key free.
+    problem(keyed(Method::POST, "absent/stop", "free"), 404, "NOT_FOUND").await;
+    assert_eq!(ok(keyed(Method::POST, "wished/stop", "free")).await.0, StatusCode::OK);
+    let stranger = server.key("acme", aether_core::Role::Admin, None).await;
+    let foreign = server.as_key(&stranger, Method::POST, "/v1/agents/wished/stop").header("idempotency-key", "s");
+    problem(foreign, 404, "NOT_FOUND").await;
+}
+
+#[tokio::test]
 async fn waits_end() {
     let server = start_with(|cfg| cfg.deadlines.wait = Duration::from_millis(300)).await;
     let (status, agent) = ok(server.post("/v1/agents?wait=running", json!({ "image": "never" }))).await;

@@ -169,3 +169,51 @@ async fn a_client_that_leaves_kills_nothing_and_the_end_is_recorded() {
         problem(server.get(&bad), 404, "NOT_FOUND").await;
     }
 }
+
+#[tokio::test]
+async fn a_repeat_gives_no_input_twice() {
+    let server = start().await;
+    let id = server.agent("runner").await;
+    let path = format!("/v1/agents/{id}/exec");
+    let body = json!({ "command": ["cat"], "stdin": "once" });
+    let keyed = || server.post(&path, body.clone()).header("idempotency-key", "k");
+    let (_, first) = ok(keyed()).await;
+    let (_, again) = ok(keyed()).await;
+    assert_eq!(first["exec_id"], again["exec_id"]);
+    assert_eq!(server.node.stdin(first["exec_id"].as_str().expect("id")), b"once");
+}
+
+#[tokio::test]
+async fn a_repeat_follows_the_first_agent_and_not_its_name() {
+    let server = start().await;
+    let id = server.agent("first").await;
+    let keyed = |key: &str, by: &str| {
+        let request = server.post(&format!("/v1/agents/{by}/exec"), json!({ "command": ["say", "hi"] }));
+        request.header("idempotency-key", key.to_owned())
+    };
+    let (_, first) = ok(keyed("k", "first")).await;
+    assert_eq!(first["exit_code"], 3);
+    // The name moves on to another agent: the exec is still the first one's.
+    let renamed = server.request(Method::PATCH, &format!("/v1/agents/{id}")).json(&json!({ "name": "renamed" }));
+    assert_eq!(ok(renamed).await.0, StatusCode::OK);
+    server.agent("first").await;
+    let (_, again) = ok(keyed("k", "first")).await;
+    assert_eq!((&again["exec_id"], &again["stdout"]), (&first["exec_id"], &first["stdout"]));
+    // By another spelling it is another request.
+    problem(keyed("k", "renamed"), 422, "IDEMPOTENCY_MISMATCH").await;
+    let (_, other) = ok(keyed("other", "renamed")).await;
+    let ended = |s: &'static str| {
+        let (store, agent) = (server.store.clone(), id.parse().expect("id"));
+        let scope = aether_core::TenantScope::system("default".parse().expect("tenant"), s);
+        async move { store.list_execs(&scope, &agent, 10).await.expect("rows").iter().all(|r| r.end.is_some()) }
+    };
+    server.until(|_| async { ended("test").await }).await;
+    assert_eq!(ok(server.request(Method::DELETE, &format!("/v1/agents/{id}"))).await.0, StatusCode::NO_CONTENT);
+    for (key, by, was) in [("k", "first", &first), ("other", "renamed", &other)] {
+        let (status, gone) = ok(keyed(key, by)).await;
+        assert_eq!((status, &gone["exec_id"]), (StatusCode::OK, &was["exec_id"]), "{gone}");
+        assert_eq!((gone["outcome"].as_str(), gone["exit_code"].as_i64()), (Some("exited"), Some(3)), "{gone}");
+    }
+    problem(keyed("new", "renamed"), 404, "NOT_FOUND").await;
+    assert_eq!(server.node.all_runs(), 2);
+}

@@ -40,6 +40,7 @@ pub(crate) struct Server {
     pub(crate) stop_node: CancellationToken,
     pub(crate) control: Connector,
     pub(crate) done: tokio::task::JoinHandle<()>,
+    data: Connector,
     pepper: PathBuf,
     _dir: tempfile::TempDir,
 }
@@ -77,7 +78,7 @@ pub(crate) async fn start_with(change: impl FnOnce(&mut ControlConfig)) -> Serve
     let unix = tokio::net::UnixListener::bind(&socket).expect("binds");
     let address = tcp.local_addr().expect("address");
     let listeners = ApiListeners { tcp: vec![tcp], unix: vec![unix] };
-    let run = control.run(listeners, Arc::new(Pipe(data)), stop.clone());
+    let run = control.run(listeners, Arc::new(Pipe(data.clone())), stop.clone());
     let done = tokio::spawn(async move { run.await.expect("runs") });
     let server = Server {
         url: format!("http://{address}"),
@@ -92,6 +93,7 @@ pub(crate) async fn start_with(change: impl FnOnce(&mut ControlConfig)) -> Serve
         stop_node,
         control: to_control,
         done,
+        data,
         pepper,
         _dir: dir,
     };
@@ -106,6 +108,19 @@ impl Drop for Server {
 }
 
 impl Server {
+    /// Another API server on the same store: its URL.
+    pub(crate) async fn second(&self) -> String {
+        let cfg = ControlConfig::new("second-server", &self.pepper);
+        let clock = Arc::new(SystemClock::default());
+        let control = Control::start(cfg, self.store.clone(), clock, Arc::new(OsRng)).await.expect("starts");
+        let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let url = format!("http://{}", tcp.local_addr().expect("address"));
+        let listeners = ApiListeners { tcp: vec![tcp], unix: Vec::new() };
+        let run = control.run(listeners, Arc::new(Pipe(self.data.clone())), self.stop.clone());
+        tokio::spawn(async move { run.await.expect("runs") });
+        url
+    }
+
     /// As the admin of `default`.
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.as_key(&self.admin, method, path)

@@ -9,6 +9,7 @@ mod exec;
 mod files;
 mod harness;
 mod http_limits;
+mod idempotency;
 mod images;
 mod node;
 mod ports;

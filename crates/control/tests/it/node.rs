@@ -32,6 +32,12 @@ pub(crate) struct FakeNode(Arc<State>);
 struct State {
     /// How often each exec was really started.
     runs: Mutex<BTreeMap<String, u32>>,
+    /// On which agent.
+    homes: Mutex<BTreeMap<String, String>>,
+    /// What each exec was given on standard input, by whom ever.
+    stdin: Mutex<BTreeMap<String, Vec<u8>>>,
+    /// What each `say` has said, once it has.
+    said: Mutex<BTreeMap<String, Option<Bytes>>>,
     signals: Mutex<BTreeMap<String, Arc<Signal>>>,
     files: Mutex<BTreeMap<String, Vec<u8>>>,
     written: Mutex<BTreeMap<String, u64>>,
@@ -136,6 +142,47 @@ impl FakeNode {
         self.0.runs.lock().expect("lock").values().sum()
     }
 
+    pub(crate) fn stdin(&self, exec_id: &str) -> Vec<u8> {
+        self.0.stdin.lock().expect("lock").get(exec_id).cloned().unwrap_or_default()
+    }
+
+    fn is_home(&self, attach: &ExecAttach) -> bool {
+        self.0.homes.lock().expect("lock").get(&attach.exec_id) == Some(&attach.agent_id)
+    }
+
+    /// What an attached client sees of an exec that was started before.
+    async fn attached(self, attach: ExecAttach, out: mpsc::Sender<Result<ExecResponse, Status>>) {
+        let send = |message| out.send(Ok(ExecResponse { message: Some(message) }));
+        let started = ExecStarted { exec_id: attach.exec_id.clone(), pid: 7, attached: true };
+        let _ = send(Out::Started(started)).await;
+        let said = self.0.said.lock().expect("lock").contains_key(&attach.exec_id);
+        let (data, code) = if said {
+            (self.what_it_said(&attach.exec_id).await, 3)
+        } else {
+            // Time for input that should not come.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            (Bytes::from_static(b"again\n"), 0)
+        };
+        let _ = send(Out::Output(ExecOutput { stream: 1, data, offset: attach.offset })).await;
+        let _ = send(Out::Exited(ExecExited { exit_code: Some(code), ..ExecExited::default() })).await;
+    }
+
+    /// Its whole output, when it has ended.
+    async fn what_it_said(&self, exec_id: &str) -> Bytes {
+        loop {
+            if let Some(Some(text)) = self.0.said.lock().expect("lock").get(exec_id) {
+                return text.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn heard(&self, exec_id: &str, message: &In) {
+        if let In::Stdin(data) = message {
+            self.0.stdin.lock().expect("lock").entry(exec_id.to_owned()).or_default().extend_from_slice(data);
+        }
+    }
+
     pub(crate) fn written(&self, path: &str) -> Option<u64> {
         self.0.written.lock().expect("lock").get(path).copied()
     }
@@ -176,6 +223,14 @@ impl FakeNode {
             ["echo", text] => {
                 send(output(1, format!("{text}\n").as_bytes())).await;
                 exited(0)
+            }
+            // Takes a moment, and is remembered for who attaches.
+            ["say", text] => {
+                tokio::time::sleep(Duration::from_millis(u64::from(start.exec_id.as_bytes()[6] % 8))).await;
+                let text = Bytes::from(format!("{text} {}\n", start.exec_id));
+                self.0.said.lock().expect("lock").insert(start.exec_id.clone(), Some(text.clone()));
+                send(output(1, &text)).await;
+                exited(3)
             }
             ["warn", text] => {
                 send(output(2, text.as_bytes())).await;
@@ -283,10 +338,18 @@ impl NodeData for FakeNode {
                 return Err(Status::failed_precondition("not in this state"));
             }
             Some(In::Start(start)) => {
+                if start.command[0] == "say" {
+                    self.0.said.lock().expect("lock").insert(start.exec_id.clone(), None);
+                }
+                self.0.homes.lock().expect("lock").insert(start.exec_id.clone(), start.agent_id.clone());
                 *self.0.runs.lock().expect("lock").entry(start.exec_id.clone()).or_default() += 1;
                 let (to_program, program_input) = mpsc::channel(4);
+                let (node, exec_id) = (self.clone(), start.exec_id.clone());
                 tokio::spawn(async move {
                     while let Ok(Some(message)) = input.message().await {
+                        if let Some(message) = &message.message {
+                            node.heard(&exec_id, message);
+                        }
                         if let Some(message) = message.message
                             && to_program.send(message).await.is_err()
                         {
@@ -298,13 +361,16 @@ impl NodeData for FakeNode {
                 });
                 tokio::spawn(self.clone().program(start, program_input, out));
             }
-            Some(In::Attach(attach)) if self.runs(&attach.exec_id) > 0 => {
-                let started = ExecStarted { exec_id: attach.exec_id, pid: 7, attached: true };
-                let exited = ExecExited { exit_code: Some(0), ..ExecExited::default() };
-                let output = ExecOutput { stream: 1, data: Bytes::from_static(b"again\n"), offset: attach.offset };
-                for message in [Out::Started(started), Out::Output(output), Out::Exited(exited)] {
-                    out.send(Ok(ExecResponse { message: Some(message) })).await.expect("room");
-                }
+            Some(In::Attach(attach)) if self.is_home(&attach) => {
+                let (node, exec_id) = (self.clone(), attach.exec_id.clone());
+                tokio::spawn(async move {
+                    while let Ok(Some(message)) = input.message().await {
+                        if let Some(message) = &message.message {
+                            node.heard(&exec_id, message);
+                        }
+                    }
+                });
+                tokio::spawn(self.clone().attached(attach, out));
             }
             _ => return Err(Status::not_found("no such exec")),
         }

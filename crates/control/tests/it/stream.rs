@@ -201,3 +201,32 @@ async fn logs_plain_and_followed() {
     let none = server.get("/v1/agents/big/logs").send().await.expect("answered");
     assert_eq!((none.status().as_u16(), none.text().await.expect("text")), (200, String::new()));
 }
+
+#[tokio::test]
+async fn a_repeat_on_a_deleted_agent_tells_what_is_recorded() {
+    let server = start().await;
+    let id = server.agent("term").await;
+    let path = "/v1/agents/term/exec";
+    let start = || json!({ "type": "start", "command": ["exit", "3"] });
+    let mut socket = keyed(&server, path, "k").await.expect("upgraded");
+    say(&mut socket, start()).await;
+    let started = frame(&mut socket, &mut Vec::new()).await;
+    assert_eq!(frame(&mut socket, &mut Vec::new()).await["exit_code"], 3);
+    let scope = aether_core::TenantScope::system("default".parse().expect("tenant"), "test");
+    let agent: aether_core::AgentId = id.parse().expect("id");
+    server
+        .until(|s| {
+            let (scope, agent) = (scope.clone(), agent.clone());
+            async move { s.store.list_execs(&scope, &agent, 10).await.expect("rows")[0].end.is_some() }
+        })
+        .await;
+    ok(server.request(reqwest::Method::DELETE, path.trim_end_matches("/exec"))).await;
+    let mut socket = keyed(&server, path, "k").await.expect("upgraded");
+    say(&mut socket, start()).await;
+    assert_eq!(frame(&mut socket, &mut Vec::new()).await["exit_code"], 3, "{started}");
+    let mut socket = keyed(&server, path, "new").await.expect("upgraded");
+    say(&mut socket, start()).await;
+    assert_eq!(frame(&mut socket, &mut Vec::new()).await["problem"]["code"], "NOT_FOUND");
+    assert!(matches!(open(&server, path).await, Err(Error::Http(response)) if response.status() == 404));
+    assert_eq!(server.node.all_runs(), 1);
+}

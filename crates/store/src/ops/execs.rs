@@ -40,7 +40,7 @@ pub(crate) async fn record(
     if let Some(key) = key
         && let Some(first) = idempotency::claim(tx, cx, scope, KIND, key, intent.exec_id.as_str()).await?
     {
-        return replayed(tx, scope, agent, &first).await;
+        return replayed(tx, scope, &first).await;
     }
     let made = tx
         .execute(
@@ -64,38 +64,51 @@ pub(crate) async fn record(
     // another role must not see.
     let details = json!({ "exec_id": intent.exec_id.as_str(), "user": intent.user.as_deref() });
     audit::success(tx, cx, scope, "exec", "agent", Some(agent.as_str()), details).await?;
-    Ok(ExecIntentOutcome { exec_id: intent.exec_id.clone(), replayed: false, started_at: cx.now(), end: None })
+    Ok(ExecIntentOutcome {
+        exec_id: intent.exec_id.clone(),
+        agent_id: Some(agent.clone()),
+        replayed: false,
+        started_at: cx.now(),
+        end: None,
+    })
 }
 
-/// What an earlier request with this key made on the agent; asks nothing of
-/// the agent's state, and records nothing.
+/// What an earlier request with this key made; asks nothing of the agent's
+/// state, and records nothing.
 pub(crate) async fn known(
     tx: &mut dyn Tx,
     cx: &Context,
     scope: &TenantScope,
-    agent: &AgentId,
     key: &Idempotency,
 ) -> Result<Option<ExecIntentOutcome>, StoreError> {
     match idempotency::lookup(tx, cx, scope, KIND, key).await? {
-        Some(first) => replayed(tx, scope, agent, &first).await.map(Some),
+        Some(first) => replayed(tx, scope, &first).await.map(Some),
         None => Ok(None),
     }
 }
 
-async fn replayed(
-    tx: &mut dyn Tx,
-    scope: &TenantScope,
-    agent: &AgentId,
-    first: &str,
-) -> Result<ExecIntentOutcome, StoreError> {
+/// The agent is the first request's: its name may mean another one by now.
+async fn replayed(tx: &mut dyn Tx, scope: &TenantScope, first: &str) -> Result<ExecIntentOutcome, StoreError> {
     let exec_id: ExecId = first.parse().map_err(|_| StoreError::internal("an idempotency key names no exec"))?;
-    let sql = format!("SELECT {COLUMNS} FROM execs WHERE id = $1 AND tenant_id = $2 AND agent_id = $3");
-    let row = query_one(tx, &sql, params![exec_id.as_str(), scope.tenant().as_str(), agent.as_str()]).await?;
-    let row = row.as_ref().map(decode).transpose()?;
-    // A pruned one ended long ago; how, nobody knows any more.
-    let pruned = ExecEnd { outcome: "unknown".to_owned(), ..ExecEnd::default() };
-    let (started_at, end) = row.map_or((Timestamp::default(), Some(pruned)), |r| (r.started_at, r.end));
-    Ok(ExecIntentOutcome { exec_id, replayed: true, started_at, end })
+    let sql = format!("SELECT {COLUMNS} FROM execs WHERE id = $1 AND tenant_id = $2");
+    let row = query_one(tx, &sql, params![exec_id.as_str(), scope.tenant().as_str()]).await?;
+    Ok(match row.as_ref().map(decode).transpose()? {
+        Some(row) => ExecIntentOutcome {
+            exec_id,
+            agent_id: Some(row.agent_id),
+            replayed: true,
+            started_at: row.started_at,
+            end: row.end,
+        },
+        // A pruned one ended long ago; how, nobody knows any more.
+        None => ExecIntentOutcome {
+            exec_id,
+            agent_id: None,
+            replayed: true,
+            started_at: Timestamp::default(),
+            end: Some(ExecEnd { outcome: "unknown".to_owned(), ..ExecEnd::default() }),
+        },
+    })
 }
 
 /// The first end counts; a second one changes nothing.

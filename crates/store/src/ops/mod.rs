@@ -17,6 +17,7 @@ pub(crate) mod keys;
 pub(crate) mod leadership;
 pub(crate) mod listing;
 pub(crate) mod nodes;
+pub(crate) mod once;
 pub(crate) mod place;
 pub(crate) mod prune;
 pub(crate) mod recover;

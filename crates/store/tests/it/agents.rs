@@ -308,14 +308,14 @@ async fn execs_have_intent_and_end(fx: Fixture) {
     fx.store.finish_exec(&scope(), &first.exec_id, late).await.expect("a second end is no error");
     let again = fx.store.record_exec(&scope(), &agent, intent("true"), key()).await.expect("replays");
     assert_eq!((again.replayed, again.started_at, again.end.as_ref()), (true, made.started_at, Some(&end)));
-    let known = fx.store.known_exec(&scope(), &agent, &key().expect("a key")).await.expect("reads");
+    let known = fx.store.known_exec(&scope(), &key().expect("a key")).await.expect("reads");
     assert_eq!(known, Some(again));
     let absent = Idempotency { key: "none".to_owned(), request_hash: [1; 32] };
-    assert_eq!(fx.store.known_exec(&scope(), &agent, &absent).await, Ok(None));
+    assert_eq!(fx.store.known_exec(&scope(), &absent).await, Ok(None));
     let changed = Idempotency { key: "k".to_owned(), request_hash: [2; 32] };
-    assert_eq!(fx.store.known_exec(&scope(), &agent, &changed).await, Err(StoreError::IdempotencyMismatch));
+    assert_eq!(fx.store.known_exec(&scope(), &changed).await, Err(StoreError::IdempotencyMismatch));
     let foreign = fx.other().await;
-    assert_eq!(fx.store.known_exec(&foreign, &agent, &key().expect("a key")).await, Ok(None));
+    assert_eq!(fx.store.known_exec(&foreign, &key().expect("a key")).await, Ok(None));
     let other = Some(Idempotency { key: "k".to_owned(), request_hash: [2; 32] });
     let other = fx.store.record_exec(&scope(), &agent, intent("false"), other).await;
     assert_eq!(other, Err(StoreError::IdempotencyMismatch));

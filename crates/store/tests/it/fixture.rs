@@ -12,10 +12,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+pub(crate) const START_MS: u64 = 1_700_000_000_000;
+
 /// Time that moves only when told.
 pub(crate) struct TestClock(AtomicU64);
 
 impl TestClock {
+    pub(crate) fn set_ms(&self, ms: u64) {
+        self.0.store(ms, Ordering::SeqCst);
+    }
+
     pub(crate) fn advance(&self, by: Duration) {
         self.0.fetch_add(by.as_millis() as u64, Ordering::SeqCst);
     }
@@ -49,7 +55,7 @@ impl Fixture {
     async fn make(config: impl FnOnce(PathBuf) -> StoreConfig) -> Self {
         let dir = tempfile::tempdir().expect("temp dir");
         let config = config(dir.path().join("aether.db"));
-        let clock = Arc::new(TestClock(AtomicU64::new(1_700_000_000_000)));
+        let clock = Arc::new(TestClock(AtomicU64::new(START_MS)));
         let store = connect(&config, &clock).await;
         store.migrate_up().await.expect("migrates");
         Self { store, clock, config, dir }

@@ -5,6 +5,7 @@ mod crash;
 mod events;
 mod fixture;
 mod foreign;
+mod keyed;
 mod keys;
 mod migrations;
 mod model;
