@@ -87,7 +87,12 @@ pub(crate) async fn start_with(change: impl FnOnce(&mut ControlConfig)) -> Serve
         database,
         node,
         store,
-        client: reqwest::Client::builder().no_proxy().build().expect("client"),
+        // Well before the server closes an idle connection: a request must not meet that.
+        client: reqwest::Client::builder()
+            .no_proxy()
+            .pool_idle_timeout(Duration::from_secs(2))
+            .build()
+            .expect("client"),
         admin: first.expose().to_owned(),
         stop,
         stop_node,

@@ -3,12 +3,12 @@
 use aether_e2e::{Server, Settings};
 use std::process::Command;
 
-struct Answer {
-    status: u16,
-    body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: String,
 }
 
-fn curl(args: &[&str]) -> Answer {
+pub(crate) fn curl(args: &[&str]) -> Answer {
     let out = Command::new("curl").args(["-sS", "-m", "120", "-w", "\n%{http_code}"]).args(args).output();
     let text = String::from_utf8_lossy(&out.expect("curl runs").stdout).into_owned();
     let (body, status) = text.rsplit_once('\n').expect("a status");

@@ -7,6 +7,7 @@ mod crash;
 mod edge;
 mod examples;
 mod faults;
+mod idempotency;
 mod ipv6;
 mod isolation;
 mod leaks;
