@@ -112,7 +112,8 @@ fn drives(args: &mut Args, devices: &Devices<'_>) {
             );
         }
     }
-    args.pair("-device", "virtio-blk-device,drive=disk,serial=disk");
+    // A full host holds the guest (`qmp::keep_going` lets it go on); it is told of every other error.
+    args.pair("-device", "virtio-blk-device,drive=disk,serial=disk,werror=enospc,rerror=report");
 }
 
 fn network(args: &mut Args, devices: &Devices<'_>) {

@@ -164,7 +164,10 @@ impl QemuEngine {
             _ = ended.wait_for(Option::is_some) => Ok(Err(std::io::ErrorKind::UnexpectedEof.into())),
         };
         match greeted {
-            Ok(Ok(())) => Ok(self.vmm(identity, jailed.pidfd)),
+            Ok(Ok(())) => {
+                tokio::spawn(qmp::keep_going(socket, ended, number));
+                Ok(self.vmm(identity, jailed.pidfd))
+            }
             Ok(Err(error)) => {
                 // Most often because it has just ended: then its own words say more.
                 match tokio::time::timeout(Duration::from_secs(1), ended.wait_for(Option::is_some)).await {
@@ -271,7 +274,9 @@ impl Engine for QemuEngine {
 
     async fn adopt(&self, identity: &VmmIdentity) -> Result<Option<Vmm>, EngineError> {
         let Some(pidfd) = process::find(identity).map(Arc::new) else { return Ok(None) };
-        self.watch(identity, pidfd.clone(), Sinks::of_process(identity.pid));
+        let ended = self.watch(identity, pidfd.clone(), Sinks::of_process(identity.pid));
+        let socket = slot::qmp_socket(&slot::dir(&self.config.run_dir, identity.slot));
+        tokio::spawn(qmp::keep_going(socket, ended, identity.slot));
         Ok(Some(self.vmm(identity.clone(), pidfd)))
     }
 
