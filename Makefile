@@ -84,10 +84,15 @@ hostile-images: test-deps guest ## hostile archives, manifests and registries (a
 	AETHER_RESULTS=$(abspath results) cargo test -p aether-node --test it -- --nocapture images::hostile
 .PHONY: idempotency
 idempotency: test-deps ## 10,000 idempotency keys on every route and both stores (about 10 minutes); results/idempotency.jsonl
-	AETHER_KEYS=10000 AETHER_RESULTS=$(abspath results) \
-	  cargo test -p aether-control --test it -- --nocapture idempotency::
+	for run in 1 2 3 4; do AETHER_KEYS=2500 AETHER_RESULTS=$(abspath results) \
+	  cargo test -p aether-control --test it -- --nocapture idempotency:: || exit 1; done
 	AETHER_STORE_KEYS=10000 AETHER_RESULTS=$(abspath results) \
 	  cargo test -p aether-store --test it -- --nocapture --test-threads=1 keyed::
+
+.PHONY: faults
+faults: test-deps ## 500 windows of failing writes under the store (about 5 minutes); results/faults.jsonl
+	AETHER_FAULTS_N=500 AETHER_RESULTS=$(abspath results) \
+	  cargo test -p aether-store --test it -- --nocapture faults::
 
 .PHONY: bench
 bench: test-deps release ## ours beside peers and bare baselines; results/bench.json (ROWS="5 7": those alone)

@@ -3,6 +3,7 @@
 mod agents;
 mod crash;
 mod events;
+mod faults;
 mod fixture;
 mod foreign;
 mod keyed;
