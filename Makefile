@@ -82,6 +82,7 @@ failpoints: test-deps guest ## every failpoint with every fault (about 25 minute
 .PHONY: hostile-images
 hostile-images: test-deps guest ## hostile archives, manifests and registries (a minute); results/hostile_images.jsonl
 	AETHER_RESULTS=$(abspath results) cargo test -p aether-node --test it -- --nocapture images::hostile
+
 .PHONY: idempotency
 idempotency: test-deps ## 10,000 idempotency keys on every route and both stores (about 10 minutes); results/idempotency.jsonl
 	for run in 1 2 3 4; do AETHER_KEYS=2500 AETHER_RESULTS=$(abspath results) \
