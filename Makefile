@@ -95,6 +95,10 @@ faults: test-deps ## 500 windows of failing writes under the store (about 5 minu
 	AETHER_FAULTS_N=500 AETHER_RESULTS=$(abspath results) \
 	  cargo test -p aether-store --test it -- --nocapture faults::
 
+.PHONY: planted
+planted: test-deps guest ## bugs planted into a copy, each of which a test must see (PLANTED="27-layer": those alone)
+	scripts/planted.sh $(PLANTED)
+
 .PHONY: bench
 bench: test-deps release ## ours beside peers and bare baselines; results/bench.json (ROWS="5 7": those alone)
 	scripts/demo-image.sh $(DEMO)
