@@ -117,14 +117,7 @@ async fn a_repeat_on_a_stopped_agent_tells_what_is_recorded() {
         |key: &'static str| server.post(&path, json!({ "command": ["exit", "3"] })).header("idempotency-key", key);
     let (_, first) = ok(keyed("k")).await;
     ok(server.request(Method::POST, &format!("/v1/agents/{id}/stop?wait=stopped"))).await;
-    let scope = aether_core::TenantScope::system("default".parse().expect("tenant"), "test");
-    let agent: aether_core::AgentId = id.parse().expect("id");
-    server
-        .until(|s| {
-            let (scope, agent) = (scope.clone(), agent.clone());
-            async move { s.store.list_execs(&scope, &agent, 10).await.expect("rows")[0].end.is_some() }
-        })
-        .await;
+    server.exec_ended(&id).await;
     let (status, again) = ok(keyed("k")).await;
     assert_eq!((status, &again["exec_id"]), (StatusCode::OK, &first["exec_id"]));
     assert_eq!((again["outcome"].as_str(), again["exit_code"].as_i64()), (Some("exited"), Some(3)), "{again}");

@@ -6,7 +6,7 @@ use aether_control::auth::{ApiKey, Pepper};
 use aether_control::{ApiListeners, Control, ControlConfig, DataDialer, DialError};
 use aether_core::principal::Credential;
 use aether_core::source::{OsRng, SystemClock};
-use aether_core::{KeyId, NodeId, Permission, Principal, Role, TenantId};
+use aether_core::{AgentId, KeyId, NodeId, Permission, Principal, Role, TenantId, TenantScope};
 use aether_proto::pipe::{Connector, pipe};
 use aether_store::{NewKey, SealKey, Store, StoreConfig};
 use reqwest::{Method, RequestBuilder, StatusCode};
@@ -184,6 +184,17 @@ impl Server {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         panic!("the condition never came");
+    }
+
+    /// Waits until the end of the agent's newest exec is recorded.
+    pub(crate) async fn exec_ended(&self, id: &str) {
+        let scope = TenantScope::system("default".parse().expect("tenant"), "test");
+        let agent: AgentId = id.parse().expect("id");
+        let ended = |s: &Self| {
+            let (store, scope, agent) = (s.store.clone(), scope.clone(), agent.clone());
+            async move { store.list_execs(&scope, &agent, 10).await.expect("rows")[0].end.is_some() }
+        };
+        self.until(ended).await;
     }
 }
 

@@ -101,14 +101,7 @@ async fn a_repeat_on_a_stopped_agent_tells_what_is_recorded() {
     assert_eq!(frame(&mut socket, &mut Vec::new()).await["type"], "started");
     assert_eq!(frame(&mut socket, &mut Vec::new()).await["exit_code"], 3);
     ok(server.request(reqwest::Method::POST, &format!("/v1/agents/{id}/stop?wait=stopped"))).await;
-    let scope = aether_core::TenantScope::system("default".parse().expect("tenant"), "test");
-    let agent: aether_core::AgentId = id.parse().expect("id");
-    server
-        .until(|s| {
-            let (scope, agent) = (scope.clone(), agent.clone());
-            async move { s.store.list_execs(&scope, &agent, 10).await.expect("rows")[0].end.is_some() }
-        })
-        .await;
+    server.exec_ended(&id).await;
     let mut socket = keyed(&server, &path, "k").await.expect("upgraded");
     say(&mut socket, start("exit")).await;
     let exited = frame(&mut socket, &mut Vec::new()).await;
@@ -212,14 +205,7 @@ async fn a_repeat_on_a_deleted_agent_tells_what_is_recorded() {
     say(&mut socket, start()).await;
     let started = frame(&mut socket, &mut Vec::new()).await;
     assert_eq!(frame(&mut socket, &mut Vec::new()).await["exit_code"], 3);
-    let scope = aether_core::TenantScope::system("default".parse().expect("tenant"), "test");
-    let agent: aether_core::AgentId = id.parse().expect("id");
-    server
-        .until(|s| {
-            let (scope, agent) = (scope.clone(), agent.clone());
-            async move { s.store.list_execs(&scope, &agent, 10).await.expect("rows")[0].end.is_some() }
-        })
-        .await;
+    server.exec_ended(&id).await;
     ok(server.request(reqwest::Method::DELETE, path.trim_end_matches("/exec"))).await;
     let mut socket = keyed(&server, path, "k").await.expect("upgraded");
     say(&mut socket, start()).await;
