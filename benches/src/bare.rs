@@ -3,6 +3,7 @@
 //! kernel, image, kind of disk and channel.
 
 use crate::Setup;
+use crate::rows::IMAGE;
 use crate::server::Server;
 use aether_core::Rng as _;
 use aether_core::source::OsRng;
@@ -12,6 +13,7 @@ use aether_node::engine::{ChannelToken, DiskFormat, Engine};
 use aether_node::kernel::GuestBinary;
 use anyhow::{Context, bail, ensure};
 use futures::StreamExt;
+use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -26,6 +28,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub(crate) struct Bare {
     dir: tempfile::TempDir,
     args: Vec<String>,
+    /// What a guest is told of its image, as a server tells it: a program
+    /// that finds another locale or search path does other work.
+    image: wire::ImageConfig,
     /// Goes with the last VMM.
     _tap: Tap,
     engine: QemuEngine,
@@ -34,6 +39,7 @@ pub(crate) struct Bare {
 /// A VMM from the bare line; killed when dropped.
 pub(crate) struct BareVm {
     child: Child,
+    image: wire::ImageConfig,
     pub(crate) client: GuestClient,
     /// From the spawn to QEMU's greeting on its monitor, in milliseconds.
     pub(crate) greeted_ms: f64,
@@ -76,9 +82,10 @@ impl Bare {
         config.uid_base = server.uid_base + 70_000;
         config.encrypt_disks = args.iter().any(|a| a.starts_with("secret,"));
         let engine = QemuEngine::open(config).await.context("an engine that makes disks")?;
+        let image = image_config(&server.image(IMAGE).await?["config"]);
         let tap = Tap::make(&format!("bench{}", std::process::id() % 10_000))?;
         let args = bare_args(&args[1..], dir.path(), &tap.name)?;
-        Ok(Self { dir, args, _tap: tap, engine })
+        Ok(Self { dir, args, image, _tap: tap, engine })
     }
 
     pub(crate) fn line(&self) -> String {
@@ -107,7 +114,7 @@ impl Bare {
             .spawn()
             .context("start qemu-system-x86_64")?;
         let client = GuestClient::open(path("control"), path("data"), token);
-        let mut vm = BareVm { child, client, greeted_ms: 0.0, ready_ms: 0.0 };
+        let mut vm = BareVm { child, image: self.image.clone(), client, greeted_ms: 0.0, ready_ms: 0.0 };
         let monitor = loop {
             if let Ok(monitor) = UnixStream::connect(path("qmp")).await {
                 break monitor;
@@ -138,11 +145,7 @@ impl BareVm {
             unix_ns: crate::server::wall_ms() as u64 * 1_000_000,
             entropy: random::<64>().to_vec(),
             channel_token: random::<16>().to_vec(),
-            image: Some(wire::ImageConfig {
-                env: vec!["PATH=/usr/sbin:/usr/bin:/sbin:/bin".into()],
-                ..Default::default()
-            })
-            .into(),
+            image: Some(self.image.clone()).into(),
             ..Default::default()
         };
         let answer = self.client.identify(request).await?;
@@ -174,6 +177,12 @@ impl BareVm {
         }
         bail!("the output ended without an exit")
     }
+}
+
+fn image_config(config: &Value) -> wire::ImageConfig {
+    let text = |name: &str| config[name].as_str().unwrap_or_default().to_owned();
+    let env = config["Env"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+    wire::ImageConfig { env, workdir: text("WorkingDir"), user: text("User"), ..Default::default() }
 }
 
 fn random<const N: usize>() -> [u8; N] {
@@ -255,6 +264,15 @@ impl Drop for Tap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bare_guest_learns_its_image_like_another() {
+        let config = serde_json::json!({"Env": ["PATH=/bin", "LANG=C.UTF-8"], "WorkingDir": "/root", "User": "root"});
+        let image = image_config(&config);
+        assert_eq!(image.env, ["PATH=/bin", "LANG=C.UTF-8"]);
+        assert_eq!((image.workdir.as_str(), image.user.as_str()), ("/root", "root"));
+        assert_eq!(image_config(&Value::Null).env, Vec::<String>::new());
+    }
 
     #[test]
     fn descriptors_become_paths() {

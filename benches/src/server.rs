@@ -126,6 +126,10 @@ impl Server {
         self.call(self.http.get(format!("{}/v1/agents/{id}", self.url))).await
     }
 
+    pub(crate) async fn image(&self, name: &str) -> anyhow::Result<Value> {
+        self.call(self.http.get(format!("{}/v1/images/{name}", self.url))).await
+    }
+
     /// Runs a command to its end; it must exit with 0.
     pub(crate) async fn exec(&self, id: &str, argv: &[&str]) -> anyhow::Result<String> {
         let body = json!({ "command": argv });

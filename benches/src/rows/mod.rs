@@ -14,7 +14,7 @@ use crate::record::Record;
 pub(crate) const NAMES: [&str; 6] = ["guest", "idle", "5", "7", "convert", "cold"];
 
 /// The name that the demo's archive gives its image.
-const IMAGE: &str = "python:3.11";
+pub(crate) const IMAGE: &str = "python:3.11";
 
 pub(crate) async fn run(name: &str, setup: &Setup) -> anyhow::Result<Vec<Record>> {
     match name {
