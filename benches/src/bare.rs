@@ -88,6 +88,23 @@ impl Bare {
         Ok(Self { dir, args, image, _tap: tap, engine })
     }
 
+    /// With one port more, which nothing of ours speaks on.
+    pub(crate) fn with_raw_port(mut self) -> Self {
+        for arg in &mut self.args {
+            if arg.starts_with("virtio-serial-device") {
+                "virtio-serial-device,max_ports=4".clone_into(arg);
+            }
+        }
+        let chardev = format!("socket,id=raw,path={},server=on,wait=off", self.raw_port().display());
+        let device = "virtserialport,nr=3,chardev=raw,name=bench.raw".to_owned();
+        self.args.extend(["-chardev".to_owned(), chardev, "-device".to_owned(), device]);
+        self
+    }
+
+    pub(crate) fn raw_port(&self) -> PathBuf {
+        self.dir.path().join("raw")
+    }
+
     pub(crate) fn line(&self) -> String {
         format!("qemu-system-x86_64 {}", self.args.join(" "))
     }
@@ -96,7 +113,7 @@ impl Bare {
     /// before the clock starts.
     pub(crate) async fn boot(&self) -> anyhow::Result<BareVm> {
         let path = |name: &str| self.dir.path().join(name);
-        for name in ["disk", "control", "data", "qmp"] {
+        for name in ["disk", "control", "data", "qmp", "raw"] {
             let _ = std::fs::remove_file(path(name));
         }
         if let DiskFormat::Qcow2Luks { key } = self.engine.make_disk(&path("disk"), DISK_MB).await? {

@@ -8,7 +8,10 @@
 //! Not here: tests. Nothing fails because it took long.
 
 mod bare;
+mod bare_store;
+mod load;
 mod pairs;
+mod postgres;
 mod record;
 mod rows;
 mod server;
@@ -16,7 +19,7 @@ mod stats;
 
 use anyhow::{Context, bail};
 use record::Book;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where things are, from the environment that `make bench` sets.
 pub(crate) struct Setup {
@@ -40,6 +43,9 @@ impl Setup {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if let [rows::BARE_SERVER, port, document] = wanted.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        return rows::serve(port.parse()?, Path::new(document)).await;
+    }
     if let Some(unknown) = wanted.iter().find(|w| !rows::NAMES.contains(&w.as_str())) {
         bail!("no row {unknown}; there are: {}", rows::NAMES.join(", "));
     }

@@ -71,6 +71,12 @@ impl Pairs {
         self.record(row, what, unit, &ratios, Some(at_most))
     }
 
+    /// The same where more is better.
+    pub(crate) fn ratio_at_least(&self, row: &str, what: &str, unit: &str, at_least: f64) -> Record {
+        let ratios: Vec<f64> = self.ours.iter().zip(&self.peer).map(|(a, b)| a / b).collect();
+        self.record(row, what, unit, &ratios, None).at_least(at_least)
+    }
+
     /// The 99th percentiles side by side, without an interval of their own.
     pub(crate) fn p99(&self, row: &str, what: &str, unit: &str) -> Record {
         let (ours, peer) = (quantile(&self.ours, 0.99), quantile(&self.peer, 0.99));

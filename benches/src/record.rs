@@ -52,6 +52,13 @@ impl Record {
         }
     }
 
+    /// With a lower bound instead.
+    pub(crate) fn at_least(mut self, limit: f64) -> Self {
+        self.target = Some(limit);
+        self.met = Some(self.ratio_low >= limit);
+        self
+    }
+
     pub(crate) fn sentence(&self) -> String {
         let target = match (self.target, self.met) {
             (Some(target), Some(true)) => format!("; target {target}: met"),

@@ -2,6 +2,7 @@
 //! and names, spoken to over TCP with its key, as a user would.
 
 use crate::Setup;
+use crate::rows::IMAGE;
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 use std::fs::File;
@@ -12,19 +13,45 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// Bounds how long a broken run lasts.
 const LONG: Duration = Duration::from_secs(120);
 
+/// The most that an agent may ask for, and more than a machine that measures has.
+pub(crate) const NO_ROOM_MB: u64 = 131_072;
+
 pub(crate) struct Server {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) uid_base: u32,
     aether: PathBuf,
     child: Child,
     http: reqwest::Client,
-    url: String,
-    key: String,
+    pub(crate) url: String,
+    pub(crate) key: String,
+}
+
+/// One page of a list of agents.
+pub(crate) struct Page {
+    pub(crate) ids: Vec<String>,
+    /// Of the page after it.
+    pub(crate) next: Option<String>,
 }
 
 impl Server {
     /// `number` keeps the servers of one run apart on the host.
     pub(crate) async fn start(setup: &Setup, number: u32, insecure_registry: Option<&str>) -> anyhow::Result<Self> {
+        Self::start_with(Command::new(&setup.aether), setup, number, insecure_registry).await
+    }
+
+    /// On one core alone.
+    pub(crate) async fn start_on(setup: &Setup, number: u32, core: &str) -> anyhow::Result<Self> {
+        let mut command = Command::new("taskset");
+        command.args(["-c", core]).arg(&setup.aether);
+        Self::start_with(command, setup, number, None).await
+    }
+
+    async fn start_with(
+        mut command: Command,
+        setup: &Setup,
+        number: u32,
+        insecure_registry: Option<&str>,
+    ) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("aether-bench-").tempdir()?;
         let port = free_port()?;
         let uid_base = 1_500_000_000 + number * 70_000;
@@ -40,7 +67,7 @@ impl Server {
         }
         std::fs::write(path("config.yaml"), config)?;
         let log = File::create(path("server.log"))?;
-        let child = Command::new(&setup.aether)
+        let child = command
             .arg("--config")
             .arg(path("config.yaml"))
             .arg("server")
@@ -106,6 +133,13 @@ impl Server {
         let body = json!({ "name": name, "image": image });
         let agent = self.call(self.http.post(format!("{}/v1/agents?wait=running", self.url)).json(&body)).await?;
         ensure!(agent["status"] == "running", "not running: {agent}");
+        agent["id"].as_str().map(str::to_owned).context("an id")
+    }
+
+    /// Creates an agent that no node here has room for, so that it stays a row.
+    pub(crate) async fn create_waiting(&self, name: &str) -> anyhow::Result<String> {
+        let body = json!({ "name": name, "image": IMAGE, "resources": { "memory_mb": NO_ROOM_MB } });
+        let agent = self.call(self.http.post(format!("{}/v1/agents", self.url)).json(&body)).await?;
         agent["id"].as_str().map(str::to_owned).context("an id")
     }
 
@@ -175,6 +209,57 @@ impl Server {
         let lines = log.lines().rev().filter_map(|l| serde_json::from_str::<Value>(l).ok());
         let found = lines.into_iter().find(|l| l["message"] == message && fits(l));
         found.with_context(|| format!("no line {message:?} in the log"))
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Starts it again over what it left; returns at once.
+    pub(crate) fn again(&mut self) -> anyhow::Result<()> {
+        let log = File::options().append(true).open(self.dir.path().join("server.log"))?;
+        self.child = Command::new(&self.aether)
+            .arg("--config")
+            .arg(self.dir.path().join("config.yaml"))
+            .arg("server")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("the server starts again")?;
+        Ok(())
+    }
+
+    /// The newest agents, as soon as the server answers at all.
+    pub(crate) async fn first_page(&self) -> anyhow::Result<Page> {
+        let began = tokio::time::Instant::now();
+        loop {
+            match self.listed("").await {
+                Ok(page) => return Ok(page),
+                Err(error) if began.elapsed() > LONG => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        }
+    }
+
+    pub(crate) async fn page(&self, cursor: &str) -> anyhow::Result<Page> {
+        self.listed(&format!("&cursor={cursor}")).await
+    }
+
+    async fn listed(&self, more: &str) -> anyhow::Result<Page> {
+        let list = self.call(self.http.get(format!("{}/v1/agents?per_page=100{more}", self.url))).await?;
+        let agents = list["agents"].as_array().context("a list")?;
+        let ids = agents.iter().filter_map(|a| a["id"].as_str()).map(str::to_owned).collect();
+        Ok(Page { ids, next: list["next_cursor"].as_str().map(str::to_owned) })
+    }
+
+    /// Ends it without destroying its agents, none of which ever ran.
+    pub(crate) fn abandon(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     /// Stops it; nothing may stay behind.
