@@ -2,7 +2,7 @@
 
 use crate::Control;
 use crate::api::Caller;
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, LocalUsers};
 use crate::config::ControlConfig;
 use crate::dialer::{DataClient, DataDialer, Nodes};
 use crate::problem::ApiError;
@@ -50,6 +50,7 @@ impl App {
                 pepper: control.pepper.clone(),
                 clock: control.clock.clone(),
                 enabled: control.cfg.enable_auth,
+                local: LocalUsers::new(),
             },
             nodes: Nodes::new(dialer, store.clone(), control.channels.clone()),
             store,

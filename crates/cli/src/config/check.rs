@@ -55,6 +55,7 @@ pub(super) fn check(config: &Config) -> Result<Vec<String>, CliError> {
     }
     for (key, value, least, most) in [
         ("server.max_connections", server.max_connections as u64, 1, 1_000_000),
+        ("server.max_connections_per_peer", server.max_connections_per_peer as u64, 1, 1_000_000),
         ("database.max_open_conns", config.database.max_open_conns.into(), 1, 10_000),
         ("node.network_slots", node.network_slots.into(), 1, 4096),
         ("node.uid_base", node.uid_base.into(), 100_000, 4_000_000_000),

@@ -96,6 +96,9 @@ settings! {
         shutdown_timeout: Duration = "10s";
         /// Connections at one time.
         max_connections: usize = "4096";
+        /// Those of one peer: an IPv4 address, an IPv6 /64, or a user of the local socket. Behind a load balancer all
+        /// clients are one peer.
+        max_connections_per_peer: usize = "1024";
         /// Let browsers call from `server.allowed_origins`.
         enable_cors: bool = "false";
         /// Origins as scheme://host[:port]. A literal `*` is refused, since answers carry credentials.

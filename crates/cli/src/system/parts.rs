@@ -140,8 +140,12 @@ pub(super) fn control(config: &Config) -> Result<ControlConfig, CliError> {
     options.cors = server.enable_cors.then(|| CorsConfig { allowed_origins: server.allowed_origins.clone() });
     options.deadlines =
         Deadlines { short: server.write_timeout, drain: server.shutdown_timeout, ..Deadlines::default() };
-    options.limits =
-        Limits { header_timeout: server.read_timeout, max_connections: server.max_connections, ..Limits::default() };
+    options.limits = Limits {
+        header_timeout: server.read_timeout,
+        max_connections: server.max_connections,
+        max_connections_per_peer: server.max_connections_per_peer,
+        ..Limits::default()
+    };
     options.node = NodeTimings { lease: config.scheduler.node_lease, heartbeat: config.scheduler.heartbeat_interval };
     options.schedule_interval = config.scheduler.interval;
     options.commit = crate::version::COMMIT.to_owned();

@@ -8,7 +8,8 @@ mod key;
 mod local;
 
 pub use key::{ApiKey, Pepper, PepperError};
-pub use local::{LocalUser, PeerUser};
+pub(crate) use local::LocalUsers;
+pub use local::{LocalUser, PeerUser, REMEMBERED};
 
 use crate::problem::ApiError;
 use aether_core::principal::{Credential, Permission, Principal, Role};
@@ -40,6 +41,7 @@ pub(crate) struct Authenticator {
     pub(crate) pepper: Pepper,
     pub(crate) clock: std::sync::Arc<dyn Clock>,
     pub(crate) enabled: bool,
+    pub(crate) local: LocalUsers,
 }
 
 impl Authenticator {
@@ -49,7 +51,7 @@ impl Authenticator {
             return self.by_key(&text).await;
         }
         match peer {
-            Peer::Unix(user) => match LocalUser::of(user) {
+            Peer::Unix(user) => match self.local.of(*user, self.clock.monotonic()).await {
                 LocalUser::Root => Ok(local(user.uid, Role::PlatformAdmin)),
                 LocalUser::Group => Ok(local(user.uid, Role::Admin)),
                 LocalUser::Stranger => Err(ApiError::stranger()),
