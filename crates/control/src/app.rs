@@ -6,7 +6,7 @@ use crate::auth::{Authenticator, LocalUsers};
 use crate::config::ControlConfig;
 use crate::dialer::{DataClient, DataDialer, Nodes};
 use crate::problem::ApiError;
-use aether_core::{Clock, Rng};
+use aether_core::{Clock, Live, Rng};
 use aether_store::{AgentRow, Store};
 use std::ops::Deref;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 pub(crate) struct App(Arc<AppState>);
 
 pub(crate) struct AppState {
-    pub(crate) cfg: ControlConfig,
+    cfg: Live<ControlConfig>,
     pub(crate) store: Store,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) rng: Arc<dyn Rng>,
@@ -49,7 +49,7 @@ impl App {
                 store: store.clone(),
                 pepper: control.pepper.clone(),
                 clock: control.clock.clone(),
-                enabled: control.cfg.enable_auth,
+                enabled: control.cfg.get().enable_auth,
                 local: LocalUsers::new(),
             },
             nodes: Nodes::new(dialer, store.clone(), control.channels.clone()),
@@ -57,6 +57,15 @@ impl App {
             draining,
             tasks: TaskTracker::new(),
         }))
+    }
+
+    /// The settings in force: a reload replaces them.
+    pub(crate) fn cfg(&self) -> Arc<ControlConfig> {
+        self.cfg.get()
+    }
+
+    pub(crate) fn live_cfg(&self) -> &Live<ControlConfig> {
+        &self.cfg
     }
 
     /// The agent by id, name or alias; 404 for an unknown one, and the same

@@ -276,7 +276,7 @@ pub(crate) async fn run(
     idempotency: Option<Idempotency>,
 ) -> Result<ExecResult, ApiError> {
     let timeout = Duration::from_secs(*asked.timeout.get_or_insert(TIMEOUT_S));
-    let (task_app, margin) = (app.clone(), app.cfg.deadlines.exec_margin);
+    let (task_app, margin) = (app.clone(), app.cfg().deadlines.exec_margin);
     let work = app.tasks.spawn(async move {
         let stdin = asked.stdin.clone();
         let begin = Begin::Start { asked, idempotency };
@@ -362,7 +362,7 @@ async fn kill(app: &App, agent: &AgentRow, exec_id: &ExecId) {
         let mut client: DataClient = app.client_for(agent).await.ok()?;
         client.exec_signal(request).await.ok()
     };
-    let _ = tokio::time::timeout(app.cfg.deadlines.short, sent).await;
+    let _ = tokio::time::timeout(app.cfg().deadlines.short, sent).await;
 }
 
 enum End {

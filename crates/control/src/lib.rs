@@ -20,6 +20,7 @@ mod config;
 mod dialer;
 mod exec;
 mod problem;
+mod reload;
 mod scheduler;
 mod server;
 mod session;
@@ -30,11 +31,12 @@ pub use api::openapi;
 pub use config::{ConfigError, ControlConfig, CorsConfig, Deadlines, Limits, NodeTimings, TlsConfig};
 pub use dialer::{DataDialer, DialError};
 pub use problem::ApiError;
+pub use reload::{Reload, Reloader};
 pub use server::{ApiListeners, TlsError};
 pub use session::{NodeControlService, NodeSessions};
 
 use aether_core::principal::Credential;
-use aether_core::{Clock, KeyId, Principal, Rng, Role, Secret, TenantId};
+use aether_core::{Clock, KeyId, Live, Principal, Rng, Role, Secret, TenantId};
 use aether_store::{NewKey, Store, StoreError};
 use std::path::Path;
 use std::sync::Arc;
@@ -42,12 +44,13 @@ use tokio_util::sync::CancellationToken;
 
 /// The control plane, checked and ready to serve.
 pub struct Control {
-    cfg: ControlConfig,
+    cfg: Live<ControlConfig>,
     store: Store,
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
     pepper: auth::Pepper,
-    tls: Option<tokio_rustls::TlsAcceptor>,
+    tls: server::LiveTls,
+    places: server::Places,
     sessions: NodeSessions,
     channels: dialer::ChannelCache,
 }
@@ -83,7 +86,13 @@ impl Control {
         telemetry::install();
         let channels = dialer::ChannelCache::default();
         let sessions = NodeSessions::new(&cfg, store.clone(), channels.clone());
-        Ok(Self { cfg, store, clock, rng, pepper, tls, sessions, channels })
+        let places = server::Places::new(cfg.limits.max_connections);
+        Ok(Self { cfg: Live::new(cfg), store, clock, rng, pepper, tls: Live::new(tls), places, sessions, channels })
+    }
+
+    /// For changing settings while it runs.
+    pub fn reloader(&self) -> Reloader {
+        Reloader::new(self.cfg.clone(), self.tls.clone(), self.places.clone())
     }
 
     /// What nodes dial: serve it on the in-memory pipe or on an mTLS
@@ -104,7 +113,8 @@ impl Control {
         let scheduler = scheduler::Scheduler::new(&self.cfg, self.store.clone(), self.clock.clone());
         let scheduler = tokio::spawn(scheduler.run(shutdown.child_token()));
         let gauges = tokio::spawn(telemetry::keep_gauges(self.store.clone(), shutdown.child_token()));
-        server::serve(listeners, self.tls.clone(), api::router(&app), &app, shutdown.clone()).await;
+        server::serve(listeners, self.tls.clone(), self.places.clone(), api::router(&app), &app, shutdown.clone())
+            .await;
         self.sessions.close();
         for task in [scheduler, gauges] {
             if let Err(error) = task.await {

@@ -11,7 +11,7 @@
 use crate::config::ControlConfig;
 use crate::telemetry;
 use aether_core::api::NodeAmounts;
-use aether_core::{Clock, Timestamp};
+use aether_core::{Clock, Live, Timestamp};
 use aether_placement::{Decision, Node, Policy, Request};
 use aether_store::{AgentRow, Epoch, NodeRow, NodeStatus, PlaceRequest, Store, StoreError};
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,18 +37,20 @@ pub(crate) struct Scheduler {
     store: Store,
     clock: Arc<dyn Clock>,
     server_id: String,
-    interval: Duration,
+    /// For the interval, which a reload may change.
+    cfg: Live<ControlConfig>,
     lease: Duration,
     policy: Policy,
 }
 
 impl Scheduler {
-    pub(crate) fn new(cfg: &ControlConfig, store: Store, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(live: &Live<ControlConfig>, store: Store, clock: Arc<dyn Clock>) -> Self {
+        let cfg = live.get();
         Self {
             store,
             clock,
             server_id: cfg.server_id.clone(),
-            interval: cfg.schedule_interval,
+            cfg: live.clone(),
             lease: cfg.node.lease,
             policy: Policy::default(),
         }
@@ -119,7 +121,7 @@ impl Scheduler {
                     tokio::time::sleep(RETRY).await;
                 }
             }
-            let nap = self.interval.min(tend_at.saturating_duration_since(Instant::now()));
+            let nap = self.cfg.get().schedule_interval.min(tend_at.saturating_duration_since(Instant::now()));
             match tokio::time::timeout(nap, changes.changed()).await {
                 Ok(Ok(())) => tokio::time::sleep_until(began + COALESCE).await,
                 Ok(Err(_closed)) => tokio::time::sleep(RETRY).await,

@@ -8,6 +8,7 @@ pub mod api;
 pub mod error;
 pub mod id;
 pub mod image;
+pub mod live;
 pub mod name;
 pub mod principal;
 pub mod probe;
@@ -19,6 +20,7 @@ pub mod time;
 
 pub use error::{Code, FieldError, Problem};
 pub use id::{AgentId, EventId, ExecId, KeyId, NodeId, RequestId, TenantId};
+pub use live::Live;
 pub use name::AgentName;
 pub use principal::{Permission, Principal, Role, TenantScope};
 pub use secret::Secret;

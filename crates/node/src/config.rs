@@ -50,6 +50,13 @@ pub struct NodeConfig {
     pub allow_emulation: bool,
 }
 
+/// The part of it that may change while the node runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BootPolicy {
+    pub boot_timeout: Duration,
+    pub allow_emulation: bool,
+}
+
 /// Measured where absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CapacityOverrides {
@@ -91,6 +98,10 @@ impl NodeConfig {
             disk_reserve: DiskReserve { percent: 5, max_mb: 10_240 },
             allow_emulation: false,
         }
+    }
+
+    pub(crate) fn boot_policy(&self) -> BootPolicy {
+        BootPolicy { boot_timeout: self.boot_timeout, allow_emulation: self.allow_emulation }
     }
 
     pub(crate) fn journal_path(&self) -> PathBuf {

@@ -26,4 +26,4 @@ mod session;
 
 pub use aether_proto::pipe::pipe;
 pub use config::NodeConfig;
-pub use node::{ControlDialer, DataListener, Node, NodeError, NodeParts};
+pub use node::{ControlDialer, DataListener, Node, NodeError, NodeParts, NodeReloader};

@@ -2,16 +2,16 @@
 //! process left, then serves until told to end. It leaves sandboxes running.
 
 use crate::admission::{BootQueue, Ledger};
-use crate::config::NodeConfig;
+use crate::config::{BootPolicy, NodeConfig};
 use crate::data::DataService;
 use crate::engine::Engine;
-use crate::images::Images;
+use crate::images::{Images, ImagesConfig};
 use crate::journal::{Journal, JournalError};
 use crate::network::NetworkPool;
 use crate::runtime::{Host, Reports, Slots, Spares, Supervisor};
 use crate::session::{Capacity, Session};
 use aether_core::spec::Resources;
-use aether_core::{Clock, NodeId, Rng};
+use aether_core::{Clock, Live, NodeId, Rng};
 use aether_proto::node::node_data_server::NodeDataServer;
 use aether_proto::pipe;
 use std::os::unix::fs::DirBuilderExt;
@@ -92,6 +92,22 @@ pub struct Node {
     supervisor: Arc<Supervisor>,
 }
 
+/// Reaches into a running node; cheap to clone.
+#[derive(Clone)]
+pub struct NodeReloader {
+    policy: Live<BootPolicy>,
+    images: Images,
+}
+
+impl NodeReloader {
+    /// Takes of these settings what boots and pulls that begin from here on
+    /// go by; all else needs a new start. Cannot fail: they are checked.
+    pub fn apply(&self, node: &NodeConfig, images: ImagesConfig) {
+        self.policy.set(node.boot_policy());
+        self.images.reload(images);
+    }
+}
+
 impl Node {
     /// Opens journal and key, adopts sandboxes that live, undoes what an
     /// earlier process began and did not end.
@@ -124,11 +140,17 @@ impl Node {
             clock: parts.clock,
             rng: parts.rng,
             journal,
+            policy: Live::new(config.boot_policy()),
             config,
         });
         let supervisor = Supervisor::new(host.clone());
         supervisor.take_over(contents).await;
         Ok(Node { node_id, epoch, capacity, host, supervisor })
+    }
+
+    /// For changing settings while it runs.
+    pub fn reloader(&self) -> NodeReloader {
+        NodeReloader { policy: self.host.policy.clone(), images: self.host.images.clone() }
     }
 
     pub fn id(&self) -> &NodeId {

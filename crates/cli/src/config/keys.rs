@@ -16,14 +16,41 @@ pub(crate) struct Key {
     pub(crate) default: &'static str,
     pub(crate) kind: &'static str,
     pub(crate) secret: bool,
+    /// The least and the most, where the kind alone does not say it.
+    pub(crate) limits: Option<(&'static str, &'static str)>,
+    pub(crate) reload: Reload,
     pub(crate) doc: &'static [&'static str],
 }
 
+/// What a reload (SIGHUP) does with a changed key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reload {
+    /// It is taken.
+    Live,
+    /// It is named in a warning and waits for the next start.
+    Restart,
+}
+
+impl Reload {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Restart => "restart",
+        }
+    }
+}
+
 macro_rules! settings {
+    (@limits) => { None };
+    (@limits $least:literal $most:literal) => { Some(($least, $most)) };
+    // key: type = "default" [in "least" to "most"], Live or Restart;
     ($(
         $(#[doc = $group_doc:literal])+
         $group:ident: $Group:ident {
-            $( $(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:literal; )+
+            $(
+                $(#[doc = $doc:literal])+
+                $key:ident: $type:ty = $default:literal $(in $least:literal to $most:literal)?, $reload:ident;
+            )+
         }
     )+) => {
         $(
@@ -43,7 +70,11 @@ macro_rules! settings {
                 let config = Self {
                     $( $group: $Group {
                         $( $key: values.get::<$type>(
-                            concat!(stringify!($group), ".", stringify!($key)), $default, &mut errors), )+
+                            concat!(stringify!($group), ".", stringify!($key)),
+                            $default,
+                            settings!(@limits $($least $most)?),
+                            &mut errors,
+                        ), )+
                     }, )+
                 };
                 if errors.is_empty() { Ok(config) } else { Err(CliError::failed(errors.join("\n"))) }
@@ -56,6 +87,8 @@ macro_rules! settings {
                 default: $default,
                 kind: <$type as Setting>::KIND,
                 secret: <$type as Setting>::SECRET,
+                limits: settings!(@limits $($least $most)?),
+                reload: Reload::$reload,
                 doc: &[$($doc),+],
             },
         )+)+];
@@ -71,151 +104,152 @@ settings! {
     server: ServerSettings {
         /// Where the HTTP API listens. `:8080` means all interfaces: a warning without TLS, refused without
         /// authentication. `none` leaves the local socket alone.
-        address: Listen = "127.0.0.1:8080";
+        address: Listen = "127.0.0.1:8080", Restart;
         /// The local socket; empty: `aether.sock` in `server.run_dir`. Root and members of the group `aether` may
         /// use it, without a key.
-        socket: Option<PathBuf> = "";
+        socket: Option<PathBuf> = "", Restart;
         /// Durable state: the database, keys, images, disks.
-        state_dir: PathBuf = "/var/lib/aether";
+        state_dir: PathBuf = "/var/lib/aether", Restart;
         /// Sockets and other files that do not outlive a reboot.
-        run_dir: PathBuf = "/run/aether";
-        /// The certificate chain (PEM) for HTTPS; needs `server.tls_key`.
-        tls_cert: Option<PathBuf> = "";
+        run_dir: PathBuf = "/run/aether", Restart;
+        /// The certificate chain (PEM) for HTTPS; needs `server.tls_key`. A reload reads both files anew; from plain
+        /// HTTP to HTTPS and back takes a restart.
+        tls_cert: Option<PathBuf> = "", Live;
         /// The certificate's key (PEM).
-        tls_key: Option<PathBuf> = "";
+        tls_key: Option<PathBuf> = "", Live;
         /// Take TLS 1.2 too, not 1.3 alone.
-        allow_tls12: bool = "false";
+        allow_tls12: bool = "false", Live;
         /// Off, whoever reaches the port is an admin of the tenant `default`; refused unless every address is
         /// loopback.
-        enable_auth: bool = "true";
+        enable_auth: bool = "true", Restart;
         /// How long the head of a request may take to arrive.
-        read_timeout: Duration = "15s";
+        read_timeout: Duration = "15s" in "10ms" to "1h", Live;
         /// The deadline of routes that neither wait nor stream.
-        write_timeout: Duration = "15s";
+        write_timeout: Duration = "15s" in "10ms" to "1h", Live;
         /// How long requests may end after a shutdown began.
-        shutdown_timeout: Duration = "10s";
+        shutdown_timeout: Duration = "10s" in "0s" to "5m", Live;
         /// Connections at one time.
-        max_connections: usize = "4096";
+        max_connections: usize = "4096" in "1" to "1000000", Live;
         /// Those of one peer: an IPv4 address, an IPv6 /64, or a user of the local socket. Behind a load balancer all
         /// clients are one peer.
-        max_connections_per_peer: usize = "1024";
+        max_connections_per_peer: usize = "1024" in "1" to "1000000", Live;
         /// Let browsers call from `server.allowed_origins`.
-        enable_cors: bool = "false";
+        enable_cors: bool = "false", Restart;
         /// Origins as scheme://host[:port]. A literal `*` is refused, since answers carry credentials.
-        allowed_origins: Vec<String> = "";
+        allowed_origins: Vec<String> = "", Live;
     }
 
     /// Where the truth is kept: SQLite in `server.state_dir`, or PostgreSQL when an URL or a host is given.
     database: DatabaseSettings {
         /// A postgres:// URL; wins over the single keys. `DATABASE_URL` sets it too.
-        url: Secret = "";
+        url: Secret = "", Restart;
         /// The host of a PostgreSQL server.
-        host: String = "";
+        host: String = "", Restart;
         /// Its port.
-        port: u16 = "5432";
+        port: u16 = "5432" in "1" to "65535", Restart;
         /// The name of the database.
-        database: String = "aether";
+        database: String = "aether", Restart;
         /// The user.
-        user: String = "aether";
+        user: String = "aether", Restart;
         /// The password.
-        password: Secret = "";
+        password: Secret = "", Restart;
         /// How TLS is used: disable, prefer, require, verify-ca, verify-full.
-        ssl_mode: SslMode = "disable";
+        ssl_mode: SslMode = "disable", Restart;
         /// Connections at one time.
-        max_open_conns: u32 = "25";
+        max_open_conns: u32 = "25" in "1" to "10000", Restart;
     }
 
     /// The scheduling loop and the nodes' leases.
     scheduler: SchedulerSettings {
         /// A fallback: events wake the scheduler at once.
-        interval: Duration = "1s";
+        interval: Duration = "1s" in "1ms" to "1h", Live;
         /// How often a node renews its lease.
-        heartbeat_interval: Duration = "2s";
+        heartbeat_interval: Duration = "2s" in "10ms" to "1h", Restart;
         /// After this time without a heartbeat a node is lost; at least twice the interval.
-        node_lease: Duration = "6s";
+        node_lease: Duration = "6s" in "20ms" to "24h", Restart;
     }
 
     /// Logs and metrics.
     observability: ObservabilitySettings {
         /// error, warn, info, debug or trace.
-        log_level: LogLevel = "info";
+        log_level: LogLevel = "info", Live;
         /// json, text, or auto: text on a terminal, JSON elsewhere.
-        log_format: LogFormat = "auto";
+        log_format: LogFormat = "auto", Restart;
         /// `/metrics` needs a key that may read agents.
-        metrics_auth: bool = "false";
+        metrics_auth: bool = "false", Live;
     }
 
     /// What runs the sandboxes.
     engine: EngineSettings {
         /// The engine.
-        kind: EngineKind = "qemu";
+        kind: EngineKind = "qemu", Restart;
         /// kvm, tcg, or auto: KVM when a probe guest really runs on it, else emulation, which is no security
         /// boundary and is reported as `vm-emulated`.
-        accel: AccelKind = "auto";
+        accel: AccelKind = "auto", Restart;
         /// The QEMU executable, version 9 or newer; empty: looked for.
-        qemu_path: Option<PathBuf> = "";
+        qemu_path: Option<PathBuf> = "", Restart;
         /// The guest's kernel; empty: the newest in /boot that fits.
-        kernel_path: Option<PathBuf> = "";
+        kernel_path: Option<PathBuf> = "", Restart;
         /// The modules of that kernel; empty: /lib/modules and its release.
-        modules_dir: Option<PathBuf> = "";
+        modules_dir: Option<PathBuf> = "", Restart;
         /// The guest executable; empty: the one in this binary, else `aether-guest` beside it.
-        guest_path: Option<PathBuf> = "";
+        guest_path: Option<PathBuf> = "", Restart;
         /// More words for the guest kernel's command line.
-        extra_kernel_args: String = "";
+        extra_kernel_args: String = "", Restart;
         /// Encrypt each agent's writable disk with a key that dies with it.
-        encrypt_disks: bool = "true";
+        encrypt_disks: bool = "true", Restart;
         /// Let tenants other than `default` run where the engine only emulates.
-        allow_emulation: bool = "false";
+        allow_emulation: bool = "false", Live;
     }
 
     /// The node: how much it takes, and the names it uses on the host.
     node: NodeSettings {
         /// Processors are a weight: so many times more are given out than there are.
-        cpu_overcommit: u32 = "64";
+        cpu_overcommit: u32 = "64" in "1" to "1000", Restart;
         /// Memory given out over memory there is.
-        memory_overcommit: Factor = "1";
+        memory_overcommit: Factor = "1", Restart;
         /// Disk given out over disk there is: an agent's disk takes what was written to it, most often a few
         /// megabytes of its size.
-        disk_overcommit: Factor = "10";
+        disk_overcommit: Factor = "10", Restart;
         /// Boots at one time; 0: by the number of processors.
-        max_boots: u32 = "0";
+        max_boots: u32 = "0" in "0" to "1024", Restart;
         /// From the start of the boot to the guest's answer; stretched under emulation. Time in the queue does not
         /// count.
-        boot_timeout: Duration = "30s";
+        boot_timeout: Duration = "30s" in "1ms" to "1h", Live;
         /// Network slots, which is sandboxes, at most.
-        network_slots: u32 = "256";
+        network_slots: u32 = "256" in "1" to "4096", Restart;
         /// Network slots kept ready.
-        network_spare: u32 = "4";
+        network_spare: u32 = "4" in "0" to "4096", Restart;
         /// DNS servers for sandboxes; empty: those of this machine.
-        upstream_dns: Vec<DnsServer> = "";
+        upstream_dns: Vec<DnsServer> = "", Restart;
         /// Ranges that sandboxes may reach although they are private; nothing else opens them.
-        network_allow: Vec<Cidr> = "";
+        network_allow: Vec<Cidr> = "", Restart;
         /// Ranges that sandboxes may not reach although they are public: the control plane's addresses, say.
-        network_deny: Vec<Cidr> = "";
+        network_deny: Vec<Cidr> = "", Restart;
         /// The IPv4 range between this machine and its sandboxes, two addresses per slot; empty: a /20 of
         /// 100.96.0.0/11 that follows from `node.prefix`.
-        uplink_net: Option<Cidr4> = "";
+        uplink_net: Option<Cidr4> = "", Restart;
         /// Gives sandboxes IPv6: a range of /112 or wider that is routed to this machine. Empty: they have none.
-        ipv6_prefix: Option<Cidr6> = "";
-        /// The largest packet of sandboxes, 1280 to 65521; empty: that of the default route.
-        mtu: Option<u32> = "";
+        ipv6_prefix: Option<Cidr6> = "", Restart;
+        /// The largest packet of sandboxes; empty: that of the default route.
+        mtu: Option<u32> = "" in "1280" to "65521", Restart;
         /// Sandboxes run as this user id plus their slot.
-        uid_base: u32 = "700000";
+        uid_base: u32 = "700000" in "100000" to "4000000000", Restart;
         /// Begins the names of namespaces, links, rules and groups; two servers on one machine need two.
-        prefix: String = "aether";
+        prefix: String = "aether", Restart;
     }
 
     /// Pulling and keeping images.
     images: ImageSettings {
         /// Registries (host or host:port) that may be spoken to in plain HTTP. Loopback always may.
-        allow_insecure_hosts: Vec<String> = "";
+        allow_insecure_hosts: Vec<String> = "", Live;
         /// Registries (host or host:port), and hosts they redirect to, that may lie at private addresses. Loopback
         /// needs no entry.
-        allow_hosts: Vec<String> = "";
+        allow_hosts: Vec<String> = "", Live;
         /// The largest image taken, in bytes: of its compressed layers, and again of their contents.
-        max_image_bytes: u64 = "17179869184";
+        max_image_bytes: u64 = "17179869184" in "1048576" to "1125899906842624", Live;
         /// How long an image without a name stays before it is collected.
-        gc_grace: Duration = "1h";
+        gc_grace: Duration = "1h" in "0s" to "8760h", Live;
     }
 }
 

@@ -1,6 +1,6 @@
 //! The four sources, and who wins.
 
-use super::keys::{ALIASES, Config, KEYS, NOT_USED, OTHER_VARIABLES};
+use super::keys::{ALIASES, Config, KEYS, Key, NOT_USED, OTHER_VARIABLES};
 use super::setting::Setting;
 use crate::args::{Global, SetArgs};
 use crate::error::CliError;
@@ -102,19 +102,56 @@ fn find_file(named: Option<&Path>) -> Option<PathBuf> {
 pub(crate) struct Values(BTreeMap<String, (String, Source)>);
 
 impl Values {
-    pub(super) fn get<T: Setting>(&self, key: &str, default: &str, errors: &mut Vec<String>) -> T {
-        if let Some((text, source)) = self.0.get(key) {
-            match T::parse(text.trim()) {
-                Ok(value) => return value,
-                Err(why) if T::SECRET => errors.push(format!("{key} (from {source}): {why}")),
-                Err(why) => errors.push(format!("{key} (from {source}): {text:?} {why}")),
-            }
-        }
-        T::parse(default).expect("every default is valid, and a test reads them all")
+    pub(super) fn get<T: Setting>(
+        &self,
+        key: &str,
+        default: &str,
+        limits: Option<(&str, &str)>,
+        errors: &mut Vec<String>,
+    ) -> T {
+        let own = |text: &str| T::parse(text).expect("defaults and limits are valid, and a test reads them all");
+        let Some((text, source)) = self.0.get(key) else { return own(default) };
+        let why = match T::parse(text.trim()) {
+            Ok(value) => match limits {
+                Some((least, most)) if !value.within(&own(least), &own(most)) => format!("must be {least} to {most}"),
+                _ => return value,
+            },
+            Err(why) => match limits {
+                Some((least, most)) => format!("{why} (and within {least} to {most})"),
+                None => why,
+            },
+        };
+        errors.push(if T::SECRET {
+            format!("{key} (from {source}): {why}")
+        } else {
+            format!("{key} (from {source}): {text:?} {why}")
+        });
+        own(default)
     }
 
+    /// The text and where it comes from; `None` where the default holds.
+    #[cfg(test)]
     pub(super) fn text_of(&self, key: &str) -> Option<&(String, Source)> {
         self.0.get(key)
+    }
+
+    /// What is in force of a key.
+    pub(super) fn effective(&self, key: &Key) -> (&str, Source) {
+        match self.0.get(key.name) {
+            Some((text, source)) => (text, source.clone()),
+            None => (key.default, Source::Default),
+        }
+    }
+
+    /// A key with its source, for messages.
+    pub(super) fn named(&self, key: &str) -> String {
+        let source = self.0.get(key).map_or(Source::Default, |(_, source)| source.clone());
+        format!("{key} (from {source})")
+    }
+
+    /// Takes over what another has of a key, which may be nothing.
+    pub(super) fn copy(&mut self, key: &str, from: &Values) {
+        self.0.extend(from.0.get_key_value(key).map(|(key, value)| (key.clone(), value.clone())));
     }
 
     fn put(&mut self, key: &str, value: String, source: Source) {
@@ -137,6 +174,10 @@ pub(crate) fn load(sources: &Sources) -> Result<Loaded, CliError> {
     let mut errors = Vec::new();
     if let Some(file) = &sources.file {
         for (key, value) in read_file(file)? {
+            if values.0.contains_key(&key) {
+                errors.push(format!("{key} stands twice in the file {}", file.display()));
+                continue;
+            }
             let source = Source::File(file.clone());
             accept(&mut values, &key, value, source, &mut warnings).unwrap_or_else(|e| errors.push(e));
         }
@@ -150,7 +191,7 @@ pub(crate) fn load(sources: &Sources) -> Result<Loaded, CliError> {
         return Err(CliError::with_remedy(errors.join("\n"), "`aether config show` lists every key."));
     }
     let config = Config::read(&values)?;
-    warnings.extend(super::check::check(&config)?);
+    warnings.extend(super::check::check(&config, &values)?);
     Ok(Loaded { config, values, warnings })
 }
 

@@ -1,83 +1,9 @@
+use super::super::samples::{from, partner, sample, variable, yaml};
 use super::*;
 use proptest::prelude::*;
 
-fn from(file: Option<&str>, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Loaded, CliError> {
-    let dir = tempfile::tempdir().expect("tempdir");
-    let path = dir.path().join("config.yaml");
-    if let Some(text) = file {
-        std::fs::write(&path, text).expect("writes");
-    }
-    load(&Sources {
-        file: file.map(|_| path),
-        environment: environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
-        flags: flags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned(), "--set".to_owned())).collect(),
-    })
-}
-
 fn error(file: Option<&str>, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> String {
     from(file, environment, flags).expect_err("must be refused").render(false)
-}
-
-/// A valid value of each key, other than its default.
-fn sample(key: &Key) -> String {
-    let text = match key.name {
-        "server.address" => "127.0.0.1:9999",
-        "server.allowed_origins" => "https://console.example",
-        "server.enable_auth" | "engine.encrypt_disks" => "false",
-        "scheduler.heartbeat_interval" => "1s",
-        "scheduler.node_lease" => "9s",
-        "observability.log_level" => "debug",
-        "observability.log_format" => "json",
-        "engine.accel" => "tcg",
-        "engine.kind" => "QEMU",
-        "node.prefix" => "other",
-        "node.upstream_dns" => "9.9.9.9",
-        "node.network_allow" => "10.1.0.0/16",
-        "node.network_deny" => "192.0.2.0/24",
-        "node.uplink_net" => "100.120.0.0/20",
-        "node.ipv6_prefix" => "2001:db8:1::/64",
-        "node.mtu" => "1400",
-        "images.max_image_bytes" => "1073741824",
-        "node.network_spare" => "7",
-        "node.uid_base" => "123456",
-        "database.ssl_mode" => "require",
-        _ => match key.kind {
-            "true or false" => "true",
-            "whole number" => "77",
-            "factor of 1 to 1000" => "2",
-            "path" => "/some/where",
-            "duration" => "77s",
-            "secret text" => "hunter2",
-            "text" | "list" => "word",
-            other => panic!("{} has a kind without a sample: {other}", key.name),
-        },
-    };
-    text.to_owned()
-}
-
-use super::super::keys::Key;
-
-/// Keys that are only valid together with another.
-fn partner(key: &Key) -> Option<(&'static str, &'static str)> {
-    match key.name {
-        "server.tls_cert" => Some(("server.tls_key", "/a/key")),
-        "server.tls_key" => Some(("server.tls_cert", "/a/cert")),
-        "server.enable_cors" => Some(("server.allowed_origins", "https://a.example")),
-        _ => None,
-    }
-}
-
-fn variable(key: &str) -> String {
-    format!("AETHER_{}", key.to_ascii_uppercase().replace('.', "_"))
-}
-
-fn yaml(pairs: &[(&str, &str)]) -> String {
-    let mut groups: BTreeMap<&str, String> = BTreeMap::new();
-    for (key, value) in pairs {
-        let (group, key) = key.split_once('.').expect("group.key");
-        groups.entry(group).or_default().push_str(&format!("  {key}: {value:?}\n"));
-    }
-    groups.into_iter().map(|(group, keys)| format!("{group}:\n{keys}")).collect()
 }
 
 #[test]
@@ -93,6 +19,9 @@ fn every_key_is_set_by_file_environment_and_flag() {
         let value = sample(key);
         let partner = partner(key);
         let source = |loaded: &Loaded| loaded.values.text_of(key.name).cloned();
+        let unset = from(None, &[], &[]).expect("valid");
+        assert_eq!(unset.values.effective(key), (key.default, Source::Default), "{} by default", key.name);
+        assert_ne!(value, key.default, "{} needs a sample that is not its default", key.name);
         let mut file: Vec<(&str, &str)> = vec![(key.name, &value)];
         file.extend(partner);
         let loaded = from(Some(&yaml(&file)), &[], &[]).unwrap_or_else(|e| panic!("{}: {e}", key.name));
@@ -138,6 +67,51 @@ fn later_sources_win() {
     assert_eq!(address(from(Some(file), &env, &[]).expect("valid")).as_deref(), Some("127.0.0.1:2"));
     let flags = [("server.address", "127.0.0.1:3")];
     assert_eq!(address(from(Some(file), &env, &flags).expect("valid")).as_deref(), Some("127.0.0.1:3"));
+}
+
+/// A value that is a hair past a limit, where there is one.
+fn past(limit: &str, by: i128) -> Option<String> {
+    match limit.parse::<i128>() {
+        Ok(number) => Some((number + by).to_string()).filter(|_| number + by >= 0),
+        Err(_) if by > 0 => Some(format!("{limit}1ms")),
+        Err(_) => (limit != "0s").then(|| "0s".to_owned()),
+    }
+}
+
+#[test]
+fn limits_are_kept_and_named_with_key_value_and_source() {
+    let limited: Vec<_> = KEYS.iter().filter_map(|key| Some((key, key.limits?))).collect();
+    assert!(limited.len() > 15);
+    for (key, (least, most)) in limited {
+        for value in [past(least, -1), past(most, 1)].into_iter().flatten() {
+            let told = error(None, &[], &[(key.name, &value)]);
+            for part in [key.name, &format!("{value:?}"), "from flag --set", &format!("{least} to {most}")] {
+                assert!(told.contains(part), "{} = {value}: {told}", key.name);
+            }
+        }
+        // The limits themselves are taken; other keys may not fit them.
+        for value in [least, most] {
+            let told = from(None, &[], &[(key.name, value)]).map_or_else(|e| e.render(false), |_| String::new());
+            assert!(!told.contains(&format!("{least} to {most}")), "{} = {value}: {told}", key.name);
+        }
+    }
+}
+
+#[test]
+fn a_key_that_stands_twice_in_a_file_is_refused() {
+    let twice = "node.mtu: 1400\nnode:\n  mtu: 1500\n";
+    assert!(error(Some(twice), &[], &[]).contains("node.mtu stands twice"));
+    assert!(from(Some("node:\n  mtu: 1400\n  mtu: 1500\n"), &[], &[]).is_err());
+}
+
+#[test]
+fn what_does_not_fit_names_its_source() {
+    let text = error(Some("server:\n  tls_cert: /c\n"), &[], &[]);
+    assert!(text.contains("server.tls_cert (from file "), "{text}");
+    let text = error(None, &[("AETHER_NODE_NETWORK_SPARE", "300")], &[]);
+    assert!(text.contains("node.network_spare (from environment AETHER_NODE_NETWORK_SPARE): 300 "), "{text}");
+    let text = error(None, &[], &[("scheduler.heartbeat_interval", "5s")]);
+    assert!(text.contains("6s must be at least twice scheduler.heartbeat_interval, which is 5s"), "{text}");
 }
 
 #[test]

@@ -5,17 +5,26 @@
 //! - `setting`: how a value is read from text, whatever it comes from
 //! - `load`: the four sources, and who wins
 //! - `check`: what single values cannot tell
+//! - `reload`: what of it may change while a server runs
 //! - `show`: `aether config show`, and the page docs/configuration.md
 
 mod check;
 mod keys;
 mod load;
+#[cfg(feature = "server")]
+mod reload;
+#[cfg(test)]
+pub(crate) mod samples;
 mod setting;
 mod show;
 
 #[cfg(feature = "server")]
 pub(crate) use keys::Config;
+#[cfg(all(test, feature = "server"))]
+pub(crate) use keys::KEYS;
 pub(crate) use load::{Loaded, Sources, load};
+#[cfg(feature = "server")]
+pub(crate) use reload::{Plan, plan};
 #[cfg(feature = "server")]
 pub(crate) use setting::{AccelKind, EngineKind, Listen, LogFormat};
 pub(crate) use show::show;

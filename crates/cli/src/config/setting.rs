@@ -13,6 +13,10 @@ pub(super) trait Setting: Sized {
     /// Never shown.
     const SECRET: bool = false;
     fn parse(text: &str) -> Result<Self, String>;
+    /// For kinds that have an order.
+    fn within(&self, _least: &Self, _most: &Self) -> bool {
+        true
+    }
 }
 
 impl Setting for bool {
@@ -32,6 +36,9 @@ macro_rules! number_setting {
             const KIND: &'static str = $kind;
             fn parse(text: &str) -> Result<Self, String> {
                 text.parse().map_err(|_| format!("must be a {} from 0 to {}", $kind, <$type>::MAX))
+            }
+            fn within(&self, least: &Self, most: &Self) -> bool {
+                (least..=most).contains(&self)
             }
         }
     )+};
@@ -74,6 +81,9 @@ impl Setting for Duration {
     fn parse(text: &str) -> Result<Self, String> {
         parse_duration(text).ok_or_else(|| "must be a duration such as 15s, 5m or 1h30m".to_owned())
     }
+    fn within(&self, least: &Self, most: &Self) -> bool {
+        (least..=most).contains(&self)
+    }
 }
 
 impl Setting for Secret {
@@ -97,6 +107,12 @@ impl<T: Setting> Setting for Option<T> {
     const SECRET: bool = T::SECRET;
     fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() { Ok(None) } else { T::parse(text).map(Some) }
+    }
+    fn within(&self, least: &Self, most: &Self) -> bool {
+        match (self, least, most) {
+            (Some(value), Some(least), Some(most)) => value.within(least, most),
+            _ => true,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `aether config show`: each key with its value and where it comes from.
 
 use super::keys::{KEYS, Key};
-use super::load::{Loaded, Source};
+use super::load::Loaded;
 use crate::error::CliError;
 use crate::output::Printer;
 use serde::Serialize;
@@ -15,6 +15,9 @@ struct Row {
     source: String,
     default: &'static str,
     kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<String>,
+    reload: &'static str,
     meaning: String,
 }
 
@@ -40,13 +43,19 @@ pub(crate) fn show(printer: Printer, loaded: &Loaded, prefix: Option<&str>) -> R
 }
 
 fn row(key: &Key, loaded: &Loaded) -> Row {
-    let (text, source) = match loaded.values.text_of(key.name) {
-        Some((text, source)) => (text.clone(), source.clone()),
-        None => (key.default.to_owned(), Source::Default),
-    };
-    let value = if key.secret && !text.is_empty() { MASK.to_owned() } else { text };
+    let (text, source) = loaded.values.effective(key);
+    let value = if key.secret && !text.is_empty() { MASK.to_owned() } else { text.to_owned() };
     let meaning = key.doc.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ");
-    Row { key: key.name, value, source: source.to_string(), default: key.default, kind: key.kind, meaning }
+    Row {
+        key: key.name,
+        value,
+        source: source.to_string(),
+        default: key.default,
+        kind: key.kind,
+        limits: key.limits.map(|(least, most)| format!("{least} to {most}")),
+        reload: key.reload.as_str(),
+        meaning,
+    }
 }
 
 #[cfg(test)]

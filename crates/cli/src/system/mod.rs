@@ -3,6 +3,7 @@
 //!
 //! - `parts`: the configuration turned into the parts' own options
 //! - `server`: the parts put together, run, and taken apart again
+//! - `reload`: SIGHUP
 //! - `folders`, `listen`, `notify`, `logging`: what a daemon needs of its host
 //! - `migrate`, `doctor`: the same parts, looked at one by one
 
@@ -14,7 +15,12 @@ mod logging;
 mod migrate;
 mod notify;
 mod parts;
+mod reload;
 mod server;
+
+#[cfg(test)]
+#[path = "wired_tests.rs"]
+mod wired;
 
 pub(crate) use doctor::doctor;
 pub(crate) use migrate::migrate;

@@ -100,14 +100,19 @@ pub(super) fn network(config: &Config) -> Result<NetworkConfig, CliError> {
 }
 
 pub(super) fn images(config: &Config) -> Result<ImagesConfig, CliError> {
-    let mut options = ImagesConfig::new(config.server.state_dir.join("images"), own_executable()?);
+    Ok(images_with(config, own_executable()?))
+}
+
+/// `exe` is what conversions are run with.
+pub(super) fn images_with(config: &Config, exe: PathBuf) -> ImagesConfig {
+    let mut options = ImagesConfig::new(config.server.state_dir.join("images"), exe);
     // Just below the sandboxes' own, so that two servers share no user.
     options.converter_uid = config.node.uid_base - 1;
     options.max_image_bytes = config.images.max_image_bytes;
     options.allow_insecure_hosts.clone_from(&config.images.allow_insecure_hosts);
     options.allow_hosts.clone_from(&config.images.allow_hosts);
     options.gc_grace = config.images.gc_grace;
-    Ok(options)
+    options
 }
 
 pub(super) fn node(config: &Config) -> NodeConfig {

@@ -10,9 +10,11 @@
 //!
 //! Sandboxes outlive it: the next start adopts them.
 
+use super::logging::LogFilter;
+use super::reload::{Hangups, Reloads};
 use super::{destroy, folders, listen, logging, notify, parts};
 use crate::args::{Global, ServerArgs};
-use crate::config::{Config, EngineKind};
+use crate::config::{Config, EngineKind, Loaded, Sources, load};
 use crate::error::CliError;
 use aether_control::{Control, DataDialer, DialError, first_admin_key};
 use aether_core::source::{OsRng, SystemClock};
@@ -39,8 +41,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 pub(crate) fn server(global: &Global, args: ServerArgs) -> Result<u8, CliError> {
     let address = args.address.clone().map(|a| ("server.address".to_owned(), a, "--address".to_owned()));
-    let loaded = crate::load(global, &args.set, address.into_iter().collect())?;
-    logging::start(&loaded.config);
+    let sources = Sources::of_process(global, &args.set, address.into_iter().collect())?;
+    let loaded = load(&sources)?;
+    let log = logging::start(&loaded.config);
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -58,7 +61,7 @@ pub(crate) fn server(global: &Global, args: ServerArgs) -> Result<u8, CliError> 
         .enable_all()
         .build()
         .map_err(|e| CliError::failed(format!("cannot start: {e}")))?;
-    let result = runtime.block_on(serve(&loaded.config, &args));
+    let result = runtime.block_on(serve(Start { sources, loaded, log }, &args));
     runtime.shutdown_timeout(Duration::from_secs(2));
     result.map(|()| 0)
 }
@@ -78,27 +81,41 @@ fn few_arenas() {
 #[cfg(not(target_env = "gnu"))]
 fn few_arenas() {}
 
-struct Sources {
+/// What the configuration was read from, what came of it, and the log.
+struct Start {
+    sources: Sources,
+    loaded: Loaded,
+    log: LogFilter,
+}
+
+/// Where time and chance come from.
+struct Floors {
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
 }
 
-async fn serve(config: &Config, args: &ServerArgs) -> Result<(), CliError> {
+async fn serve(start: Start, args: &ServerArgs) -> Result<(), CliError> {
+    let config = &start.loaded.config.clone();
+    let hangups = Hangups::listen()?;
+    let exe = parts::own_executable()?;
     // What else can be wrong with it is said before anything is made.
     parts::network(config)?;
     folders::make(config)?;
     let _lock = folders::lock(config)?;
-    let sources = Sources { clock: Arc::new(SystemClock::default()), rng: Arc::new(OsRng) };
+    let floors = Floors { clock: Arc::new(SystemClock::default()), rng: Arc::new(OsRng) };
     let (listeners, _socket) = listen::bind(config).await?;
     let addresses = listen::addresses(&listeners);
     let shutdown = CancellationToken::new();
     let signals = tokio::spawn(stop_on_signal(shutdown.clone())?);
 
-    let store = open_store(config, args.auto_migrate, &sources).await?;
-    let control = Control::start(parts::control(config)?, store.clone(), sources.clock.clone(), sources.rng.clone());
+    let store = open_store(config, args.auto_migrate, &floors).await?;
+    let control = Control::start(parts::control(config)?, store.clone(), floors.clock.clone(), floors.rng.clone());
     let control = control.await.map_err(|e| CliError::failed(format!("the control plane cannot start: {e}")))?;
-    admin_key(config, &store, &sources).await?;
-    let (network, node) = open_node(config, &sources).await?;
+    admin_key(config, &store, &floors).await?;
+    let (network, node) = open_node(config, &floors).await?;
+    let drain = control.reloader();
+    let Start { sources, loaded, log } = start;
+    let reloads = Reloads { sources, running: loaded, log, exe, control: drain.clone(), node: node.reloader() };
 
     // Nodes and control end after the API has drained, not with it.
     let node_stop = CancellationToken::new();
@@ -124,6 +141,7 @@ async fn serve(config: &Config, args: &ServerArgs) -> Result<(), CliError> {
         }
     });
     announce(config, &addresses);
+    let reloads = tokio::spawn(reloads.run(hangups, shutdown.clone()));
 
     let mut failure = None;
     tokio::select! {
@@ -142,7 +160,7 @@ async fn serve(config: &Config, args: &ServerArgs) -> Result<(), CliError> {
     shutdown.cancel();
     api_stop.cancel();
     if !api.is_finished()
-        && let Err(e) = bounded("the API", async { flat((&mut api).await) }).await
+        && let Err(e) = bounded("the API", drain.drain_limit() + STOP_LIMIT, async { flat((&mut api).await) }).await
     {
         failure.get_or_insert(e);
     }
@@ -153,13 +171,14 @@ async fn serve(config: &Config, args: &ServerArgs) -> Result<(), CliError> {
         }
         Ok(())
     };
-    if let Err(e) = bounded("the node", rest).await {
+    if let Err(e) = bounded("the node", STOP_LIMIT, rest).await {
         failure.get_or_insert(e);
     }
     if let Err(e) = network.close().await {
         tracing::warn!("the network was not taken down whole: {e}");
     }
     store.close().await;
+    reloads.abort();
     signals.abort();
     failure.map_or(Ok(()), Err)
 }
@@ -172,9 +191,13 @@ fn ended_early(part: &str, result: Result<(), CliError>) -> CliError {
     result.err().unwrap_or_else(|| CliError::failed(format!("the {part} ended by itself")))
 }
 
-async fn bounded(what: &str, work: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
-    let ended = tokio::time::timeout(STOP_LIMIT, work).await;
-    ended.unwrap_or_else(|_| Err(CliError::failed(format!("{what} did not end within {} s", STOP_LIMIT.as_secs()))))
+async fn bounded(
+    what: &str,
+    limit: Duration,
+    work: impl Future<Output = Result<(), CliError>>,
+) -> Result<(), CliError> {
+    let ended = tokio::time::timeout(limit, work).await;
+    ended.unwrap_or_else(|_| Err(CliError::failed(format!("{what} did not end within {} s", limit.as_secs()))))
 }
 
 /// SIGTERM or SIGINT begins the shutdown; a second one ends it at once.
@@ -219,7 +242,7 @@ pub(super) async fn connect_store(
     })
 }
 
-async fn open_store(config: &Config, auto_migrate: bool, sources: &Sources) -> Result<Store, CliError> {
+async fn open_store(config: &Config, auto_migrate: bool, sources: &Floors) -> Result<Store, CliError> {
     let store = connect_store(config, sources.clock.clone(), sources.rng.clone()).await?;
     if auto_migrate || parts::is_embedded(config) {
         let applied = store.migrate_up().await;
@@ -239,7 +262,7 @@ async fn open_store(config: &Config, auto_migrate: bool, sources: &Sources) -> R
 
 /// At the first start there is no key yet: one is made and put where root
 /// alone can read it.
-async fn admin_key(config: &Config, store: &Store, sources: &Sources) -> Result<(), CliError> {
+async fn admin_key(config: &Config, store: &Store, sources: &Floors) -> Result<(), CliError> {
     let made = first_admin_key(store, &parts::pepper_path(config), sources.rng.as_ref()).await;
     let made = made.map_err(|e| CliError::failed(format!("the first API key cannot be made: {e}")))?;
     if let Some(key) = made {
@@ -251,7 +274,7 @@ async fn admin_key(config: &Config, store: &Store, sources: &Sources) -> Result<
     Ok(())
 }
 
-async fn open_node(config: &Config, sources: &Sources) -> Result<(NetworkPool, Node), CliError> {
+async fn open_node(config: &Config, sources: &Floors) -> Result<(NetworkPool, Node), CliError> {
     let remedy = "`aether doctor` says what is missing on this machine and what to do.";
     let failed = |what: &str, e: &dyn std::fmt::Display| CliError::with_remedy(format!("{what}: {e}"), remedy);
     let engine = match config.engine.kind {

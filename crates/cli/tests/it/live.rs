@@ -25,7 +25,7 @@ pub(crate) struct Live {
     child: Option<Child>,
 }
 
-fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
     for _ in 0..1800 {
         if let Some(value) = done() {
             return value;
@@ -115,11 +115,21 @@ impl Live {
         serde_json::from_str(&self.ok(&all)).expect("JSON")
     }
 
+    /// Where it listens on TCP.
+    pub(crate) fn address(&self) -> String {
+        let log = self.log();
+        let told = |line: &str| Some(line.split_once("listening on http")?.1.split_once("://")?.1.trim().to_owned());
+        log.lines().rev().find_map(told).expect("a TCP address")
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let id = self.child.as_ref().expect("it runs").id();
+        kill(Pid::from_raw(id.cast_signed()), signal).expect("signals");
+    }
+
     /// A command over TCP with a key.
     pub(crate) fn as_key(&self, key: &str, args: &[&str]) -> Run {
-        let log = self.log();
-        let address = log.lines().rev().find_map(|l| l.split("listening on http://").nth(1)).expect("a TCP address");
-        let server = format!("http://{}", address.trim());
+        let server = format!("http://{}", self.address());
         let mut all = vec!["--server", &server];
         all.extend_from_slice(args);
         aether(self.dir.path(), &all).env("AETHER_TOKEN", key).output().expect("starts").into()

@@ -2,6 +2,7 @@
 //! tests/e2e.
 
 mod client;
+mod config;
 mod database;
 mod live;
 mod offline;
@@ -9,6 +10,7 @@ mod operations;
 /// The store's tests and these start PostgreSQL the same way.
 #[path = "../../../store/tests/it/postgres.rs"]
 mod postgres;
+mod reload;
 mod server;
 mod transcript;
 

@@ -65,7 +65,7 @@ pub(crate) async fn create(
         return Ok(created_answer(StatusCode::CREATED, row));
     }
     let id = row.id.to_string();
-    match wait::until(&app, &caller, &id, app.cfg.deadlines.wait, wait::running_settled).await? {
+    match wait::until(&app, &caller, &id, app.cfg().deadlines.wait, wait::running_settled).await? {
         Waited::Settled(row) => Ok(created_answer(StatusCode::CREATED, row)),
         Waited::RanOut(row) => Ok(created_answer(StatusCode::ACCEPTED, row)),
     }

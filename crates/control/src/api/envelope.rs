@@ -37,7 +37,7 @@ pub(super) async fn envelope(State(app): State<App>, request: Request, next: Nex
     let took = app.clock.monotonic().saturating_sub(started);
     let caller = response.extensions_mut().remove::<Caller>();
     seen.record(&response, caller.as_ref(), mark.as_ref(), &id, took);
-    security_headers(response.headers_mut(), app.cfg.tls.is_some());
+    security_headers(response.headers_mut(), app.cfg().tls.is_some());
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }

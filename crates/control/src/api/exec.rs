@@ -53,7 +53,7 @@ pub(super) async fn present(app: &App, caller: &Caller, id: &str, wait: bool) ->
     if !wait {
         return app.agent(caller, id).await;
     }
-    match wait::until(app, caller, id, app.cfg.deadlines.wait, wait::running_settled).await? {
+    match wait::until(app, caller, id, app.cfg().deadlines.wait, wait::running_settled).await? {
         Waited::Settled(row) | Waited::RanOut(row) => Ok(row),
     }
 }

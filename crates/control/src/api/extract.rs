@@ -24,7 +24,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
     type Rejection = ApiError;
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         let typed = is_json(request.headers());
-        let limit = app.cfg.limits.json_body_bytes;
+        let limit = app.cfg().limits.json_body_bytes;
         let bytes = collect(request, limit).await?;
         if !typed {
             return Err(not_json());
@@ -37,7 +37,7 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for MaybeJson<T> {
     type Rejection = ApiError;
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         let typed = is_json(request.headers());
-        let bytes = collect(request, app.cfg.limits.json_body_bytes).await?;
+        let bytes = collect(request, app.cfg().limits.json_body_bytes).await?;
         if bytes.is_empty() {
             return Ok(Self(T::default()));
         }

@@ -117,7 +117,7 @@ async fn within<T>(
     app: &App,
     call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
 ) -> Result<tonic::Response<T>, ApiError> {
-    match tokio::time::timeout(app.cfg.deadlines.short, call).await {
+    match tokio::time::timeout(app.cfg().deadlines.short, call).await {
         Ok(answer) => Ok(answer?),
         Err(_) => Err(ApiError::timeout("The sandbox did not answer in time.", "Look at the agent's health.")),
     }
@@ -337,7 +337,7 @@ pub(crate) async fn put(
     sender.try_send(head).expect("a new channel has room");
     let call = client.file_write(ReceiverStream::new(requests));
     let wrap = |chunk| FileWriteRequest { message: Some(Write::Chunk(chunk)) };
-    let written = upload(body, app.cfg.deadlines.stream_idle, sender, wrap, call).await?;
+    let written = upload(body, app.cfg().deadlines.stream_idle, sender, wrap, call).await?;
     Ok(axum::Json(info(written.into_inner())))
 }
 

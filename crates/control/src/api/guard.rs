@@ -49,7 +49,7 @@ impl FromRequestParts<App> for Caller {
 pub(super) async fn guard(State((app, rule)): State<(App, Rule)>, mut request: Request, next: Next) -> Response {
     let permission = match rule.access {
         Access::Open => None,
-        Access::Metrics => app.cfg.metrics_auth.then_some(Permission::AgentRead),
+        Access::Metrics => app.cfg().metrics_auth.then_some(Permission::AgentRead),
         Access::Needs(permission) => Some(permission),
     };
     let Some(permission) = permission else { return within(&app, rule.deadline, next.run(request)).await };
@@ -99,9 +99,9 @@ fn deny(app: &App, caller: &Caller, permission: Permission, request: &Request) {
 
 async fn within(app: &App, deadline: Deadline, work: impl Future<Output = Response>) -> Response {
     let limit = match deadline {
-        Deadline::Short => app.cfg.deadlines.short,
+        Deadline::Short => app.cfg().deadlines.short,
         // The handler keeps the wait itself; this is the line behind it.
-        Deadline::Wait => app.cfg.deadlines.wait + app.cfg.deadlines.short,
+        Deadline::Wait => app.cfg().deadlines.wait + app.cfg().deadlines.short,
         Deadline::Exec | Deadline::Stream => return work.await,
     };
     match tokio::time::timeout(limit, work).await {

@@ -150,8 +150,8 @@ pub(crate) async fn add(
                 params.bad("name", "goes with an archive; a pull has its reference in the body");
             }
             params.done()?;
-            let body = Limited::new(request.into_body(), app.cfg.limits.json_body_bytes).collect();
-            let body = tokio::time::timeout(app.cfg.deadlines.short, body)
+            let body = Limited::new(request.into_body(), app.cfg().limits.json_body_bytes).collect();
+            let body = tokio::time::timeout(app.cfg().deadlines.short, body)
                 .await
                 .map_err(|_| ApiError::timeout("The body did not come in time.", "Try again."))?
                 .map_err(|_| {
@@ -214,7 +214,7 @@ async fn import(app: &App, caller: &Caller, name: String, body: Body) -> Result<
     let (sender, requests) = mpsc::channel(IN_FLIGHT);
     let begin = ImageImportBegin { tenant_id: caller.tenant().to_owned(), name };
     sender.try_send(ImageImportRequest { message: Some(Import::Begin(begin)) }).expect("a new channel has room");
-    let idle = app.cfg.deadlines.stream_idle;
+    let idle = app.cfg().deadlines.stream_idle;
     let mut body = chunks(body, idle);
     let feed = async move {
         while let Some(chunk) = body.next().await {

@@ -84,7 +84,7 @@ async fn placed(app: &App, caller: &Caller, agent: AgentRow) -> Result<AgentRow,
     let mut agent = agent;
     while agent.node_id.is_none() && agent.desired == aether_core::Desired::Running && !app.draining.is_cancelled() {
         let id = agent.id.to_string();
-        let limit = app.cfg.deadlines.wait;
+        let limit = app.cfg().deadlines.wait;
         agent = crate::wait::until(app, caller, &id, limit, |row| row.node_id.is_some()).await?.row();
     }
     Ok(agent)

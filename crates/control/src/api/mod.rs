@@ -38,7 +38,8 @@ pub use document::openapi;
 pub(crate) use guard::Caller;
 
 use crate::app::App;
-use crate::config::CorsConfig;
+use crate::config::ControlConfig;
+use aether_core::Live;
 use axum::Router;
 use http::{HeaderName, HeaderValue, Method};
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -55,17 +56,18 @@ pub(crate) fn router(app: &App) -> Router {
         .fallback(crate::problem::no_route)
         .method_not_allowed_fallback(crate::problem::method_not_allowed)
         .with_state(app.clone());
-    let router = match &app.cfg.cors {
-        Some(cors) => router.layer(cors_layer(cors)),
-        None => router,
-    };
+    let router = if app.cfg().cors.is_some() { router.layer(cors_layer(app.live_cfg().clone())) } else { router };
     router.layer(axum::middleware::from_fn_with_state(app.clone(), envelope::envelope))
 }
 
-fn cors_layer(cors: &CorsConfig) -> CorsLayer {
-    let origins: Vec<HeaderValue> = cors.allowed_origins.iter().filter_map(|o| o.parse().ok()).collect();
+/// Asked of the settings each time: a reload changes the origins.
+fn cors_layer(cfg: Live<ControlConfig>) -> CorsLayer {
+    let allowed = move |origin: &HeaderValue, _: &http::request::Parts| {
+        let cfg = cfg.get();
+        cfg.cors.as_ref().is_some_and(|cors| cors.allowed_origins.iter().any(|o| o.as_bytes() == origin.as_bytes()))
+    };
     CorsLayer::new()
-        .allow_origin(AllowOrigin::list(origins))
+        .allow_origin(AllowOrigin::predicate(allowed))
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         .allow_headers([
             http::header::AUTHORIZATION,

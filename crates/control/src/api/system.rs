@@ -100,7 +100,7 @@ pub(crate) async fn metrics(State(app): State<App>) -> Result<Response, ApiError
 pub(crate) async fn version(State(app): State<App>) -> axum::Json<VersionInfo> {
     axum::Json(VersionInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        commit: app.cfg.commit.clone(),
+        commit: app.cfg().commit.clone(),
         api: "v1".to_owned(),
     })
 }

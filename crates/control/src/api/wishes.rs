@@ -156,7 +156,7 @@ async fn answer(
     if !wait || row.desired == Desired::Gone {
         return Ok(axum::Json(info(row)).into_response());
     }
-    match wait::until(app, caller, row.id.as_str(), app.cfg.deadlines.wait, settled).await? {
+    match wait::until(app, caller, row.id.as_str(), app.cfg().deadlines.wait, settled).await? {
         Waited::Settled(row) => Ok(axum::Json(info(row)).into_response()),
         Waited::RanOut(row) => Ok((StatusCode::ACCEPTED, axum::Json(info(row))).into_response()),
     }

@@ -88,7 +88,7 @@ pub(super) async fn begin(
     let mut client = app.live_client(&agent).await?;
     // As long as the first request may take from its intent to the guest.
     let age = app.clock.now().since(started_at);
-    let until = Instant::now() + app.cfg.deadlines.exec_margin.saturating_sub(age);
+    let until = Instant::now() + app.cfg().deadlines.exec_margin.saturating_sub(age);
     loop {
         match call(&mut client, attach(&agent, &exec_id, 0)).await {
             Ok(Call { to_node, from_node }) => {

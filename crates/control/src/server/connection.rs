@@ -1,7 +1,9 @@
 //! One connection: HTTP/1 or HTTP/2, whichever the peer begins.
 
+use super::places::Places;
 use crate::auth::Peer;
-use crate::config::Limits;
+use crate::config::{ControlConfig, Limits};
+use aether_core::Live;
 use axum::Router;
 use axum::body::Body;
 use hyper::body::Incoming;
@@ -14,7 +16,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -23,12 +24,13 @@ use tower::ServiceExt;
 #[derive(Clone)]
 pub(super) struct Conn {
     pub(super) router: Router,
-    pub(super) limits: Limits,
+    /// Each connection lives by the settings of its beginning.
+    pub(super) cfg: Live<ControlConfig>,
     /// Finish the running requests, take no new ones.
     pub(super) drain: CancellationToken,
     /// End now.
     pub(super) abort: CancellationToken,
-    pub(super) permits: Arc<Semaphore>,
+    pub(super) places: Places,
     pub(super) per_peer: PerPeer,
     pub(super) tracker: TaskTracker,
 }
@@ -42,6 +44,15 @@ const H2_CONNECTION_WINDOW: u32 = 4 << 20;
 const H1_MAX_HEADERS: usize = 100;
 
 impl Conn {
+    pub(super) fn header_timeout(&self) -> Duration {
+        self.cfg.get().limits.header_timeout
+    }
+
+    /// `None`: this peer has as many connections as it may.
+    pub(super) fn place_of(&self, peer: PeerKey) -> Option<PeerSlot> {
+        self.per_peer.take(peer, self.cfg.get().limits.max_connections_per_peer)
+    }
+
     pub(super) async fn serve(&self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer) {
         let asked = Arc::new(AtomicBool::new(false));
         let (router, mark) = (self.router.clone(), asked.clone());
@@ -50,12 +61,13 @@ impl Conn {
             request.extensions_mut().insert(peer.clone());
             router.clone().oneshot(request.map(Body::new))
         });
-        let builder = self.builder();
+        let limits = self.cfg.get().limits.clone();
+        let builder = builder(&limits);
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
         tokio::pin!(connection);
         // hyper's own header time-out begins only once it knows the protocol
         // version; a peer that sends nothing, or half a preface, is cut here.
-        let first = tokio::time::sleep(self.limits.header_timeout);
+        let first = tokio::time::sleep(limits.header_timeout);
         tokio::pin!(first);
         let (mut first_over, mut draining) = (false, false);
         loop {
@@ -81,26 +93,26 @@ impl Conn {
             }
         }
     }
+}
 
-    fn builder(&self) -> auto::Builder<TokioExecutor> {
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.limits.header_timeout)
-            .max_headers(H1_MAX_HEADERS)
-            .max_buf_size(self.limits.header_bytes as usize)
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(self.limits.h2_streams)
-            .max_pending_accept_reset_streams(self.limits.h2_pending_resets)
-            .max_header_list_size(self.limits.header_bytes)
-            .initial_stream_window_size(H2_STREAM_WINDOW)
-            .initial_connection_window_size(H2_CONNECTION_WINDOW)
-            .keep_alive_interval(H2_PING)
-            .keep_alive_timeout(H2_PING);
-        builder
-    }
+fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_headers(H1_MAX_HEADERS)
+        .max_buf_size(limits.header_bytes as usize)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.h2_streams)
+        .max_pending_accept_reset_streams(limits.h2_pending_resets)
+        .max_header_list_size(limits.header_bytes)
+        .initial_stream_window_size(H2_STREAM_WINDOW)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW)
+        .keep_alive_interval(H2_PING)
+        .keep_alive_timeout(H2_PING);
+    builder
 }
 
 /// Who a connection is counted for. An IPv6 peer has its whole /64; on the
@@ -124,9 +136,8 @@ impl PeerKey {
 }
 
 /// Connections by peer, so that one stranger cannot take them all.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct PerPeer {
-    most: usize,
     counts: Arc<Mutex<BTreeMap<PeerKey, usize>>>,
 }
 
@@ -137,14 +148,10 @@ pub(super) struct PeerSlot {
 }
 
 impl PerPeer {
-    pub(super) fn new(most: usize) -> Self {
-        Self { most, counts: Arc::default() }
-    }
-
-    pub(super) fn take(&self, peer: PeerKey) -> Option<PeerSlot> {
+    pub(super) fn take(&self, peer: PeerKey, most: usize) -> Option<PeerSlot> {
         let mut counts = self.counts.lock();
         let count = counts.entry(peer).or_default();
-        if *count >= self.most {
+        if *count >= most {
             return None;
         }
         *count += 1;
@@ -175,12 +182,13 @@ mod tests {
     #[test]
     fn places_per_peer_are_given_back() {
         let (a, b) = (peer("127.0.0.1"), peer("127.0.0.2"));
-        let places = PerPeer::new(2);
-        let first = places.take(a).expect("room");
-        let _second = places.take(a).expect("room");
-        assert!(places.take(a).is_none() && places.take(b).is_some());
+        let places = PerPeer::default();
+        let first = places.take(a, 2).expect("room");
+        let _second = places.take(a, 2).expect("room");
+        assert!(places.take(a, 2).is_none() && places.take(b, 2).is_some());
+        assert!(places.take(a, 1).is_none() && places.take(a, 3).is_some(), "the limit may change");
         drop(first);
-        assert!(places.take(a).is_some());
+        assert!(places.take(a, 2).is_some());
         assert_eq!(places.counts.lock().len(), 1, "peers without connections are forgotten");
     }
 

@@ -3,21 +3,22 @@
 //! fails, and a drain at the end. `axum::serve` has none of these.
 
 mod connection;
+mod places;
 mod tls;
 
+pub(crate) use places::Places;
 pub use tls::TlsError;
 pub(crate) use tls::acceptor as tls_acceptor;
 
 use crate::app::App;
 use crate::auth::{Peer, PeerUser};
+use aether_core::Live;
 use axum::Router;
 use connection::{Conn, PeerKey, PerPeer};
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,13 +30,17 @@ pub struct ApiListeners {
     pub unix: Vec<UnixListener>,
 }
 
+/// The certificate in force; none: plain HTTP.
+pub(crate) type LiveTls = Live<Option<TlsAcceptor>>;
+
 const BACKOFF_FIRST: Duration = Duration::from_millis(5);
 const BACKOFF_MOST: Duration = Duration::from_secs(1);
 
 /// Serves until `shutdown`, then drains.
 pub(crate) async fn serve(
     listeners: ApiListeners,
-    tls: Option<TlsAcceptor>,
+    tls: LiveTls,
+    places: Places,
     router: Router,
     app: &App,
     shutdown: CancellationToken,
@@ -44,11 +49,11 @@ pub(crate) async fn serve(
     let connections = TaskTracker::new();
     let conn = Conn {
         router,
-        limits: app.cfg.limits.clone(),
+        cfg: app.live_cfg().clone(),
         drain: shutdown.clone(),
         abort: abort.clone(),
-        permits: Arc::new(Semaphore::new(app.cfg.limits.max_connections)),
-        per_peer: PerPeer::new(app.cfg.limits.max_connections_per_peer),
+        places,
+        per_peer: PerPeer::default(),
         tracker: connections.clone(),
     };
     let mut loops = tokio::task::JoinSet::new();
@@ -67,30 +72,30 @@ pub(crate) async fn serve(
         connections.wait().await;
         app.tasks.wait().await;
     };
-    if tokio::time::timeout(app.cfg.deadlines.drain, ended).await.is_err() {
+    if tokio::time::timeout(app.cfg().deadlines.drain, ended).await.is_err() {
         tracing::warn!(connections = connections.len(), tasks = app.tasks.len(), "cut off at the end of the drain");
     }
     abort.cancel();
     connections.wait().await;
 }
 
-async fn accept_tcp(listener: TcpListener, tls: Option<TlsAcceptor>, conn: Conn) {
+async fn accept_tcp(listener: TcpListener, tls: LiveTls, conn: Conn) {
     accept_loop(
         &conn.clone(),
         || listener.accept(),
         |(stream, address)| {
-            let Some(slot) = conn.per_peer.take(PeerKey::of_address(address.ip())) else {
+            let Some(slot) = conn.place_of(PeerKey::of_address(address.ip())) else {
                 tracing::debug!(peer = %address.ip(), "too many connections from one address");
                 return None;
             };
             // Small answers must not wait for more to come.
             let _ = stream.set_nodelay(true);
-            let (conn, tls) = (conn.clone(), tls.clone());
+            let (conn, tls) = (conn.clone(), tls.get());
             Some(async move {
                 let _slot = slot;
-                match tls {
+                match tls.as_ref() {
                     None => conn.serve(stream, Peer::Tcp(address)).await,
-                    Some(tls) => match tokio::time::timeout(conn.limits.header_timeout, tls.accept(stream)).await {
+                    Some(tls) => match tokio::time::timeout(conn.header_timeout(), tls.accept(stream)).await {
                         Ok(Ok(stream)) => conn.serve(stream, Peer::Tcp(address)).await,
                         Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
                         Err(_) => tracing::debug!("TLS handshake took too long"),
@@ -114,7 +119,7 @@ async fn accept_unix(listener: UnixListener, conn: Conn) {
                     return None;
                 }
             };
-            let Some(slot) = conn.per_peer.take(PeerKey::User(peer.uid)) else {
+            let Some(slot) = conn.place_of(PeerKey::User(peer.uid)) else {
                 tracing::debug!(uid = peer.uid, "too many connections from one local user");
                 return None;
             };
@@ -139,7 +144,7 @@ where
     loop {
         let permit = tokio::select! {
             () = conn.drain.cancelled() => return,
-            permit = conn.permits.clone().acquire_owned() => permit.expect("the semaphore is never closed"),
+            permit = conn.places.take() => permit,
         };
         let accepted = tokio::select! {
             () = conn.drain.cancelled() => return,

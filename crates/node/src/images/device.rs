@@ -15,6 +15,7 @@ use super::manifest::Resolved;
 use super::{ImageError, ImagesConfig, text};
 use crate::cgroup;
 use crate::jail::{self, JailError, JailLimits, Jailed};
+use aether_core::Live;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
@@ -44,19 +45,23 @@ pub(super) struct Converter {
     pub folders: Folders,
     pub aether_exe: PathBuf,
     pub uid: u32,
+    /// Of the conversion that this clone makes.
     pub max_bytes: u64,
     pub max_files: u64,
+    config: Live<ImagesConfig>,
     one: Arc<Semaphore>,
 }
 
 impl Converter {
-    pub(super) fn new(folders: Folders, config: &ImagesConfig) -> Self {
+    pub(super) fn new(folders: Folders, live: &Live<ImagesConfig>) -> Self {
+        let config = live.get();
         Self {
             folders,
             aether_exe: config.aether_exe.clone(),
             uid: config.converter_uid,
             max_bytes: config.max_image_bytes,
             max_files: config.max_files,
+            config: live.clone(),
             one: Arc::new(Semaphore::new(1)),
         }
     }
@@ -89,7 +94,8 @@ impl Converter {
         let permit = self.one.clone().acquire_owned().await.map_err(|_| ImageError::Cancelled)?;
         let stop = CancellationToken::new();
         let on_drop = stop.clone().drop_guard();
-        let (this, image) = (self.clone(), image.clone());
+        let (mut this, image) = (self.clone(), image.clone());
+        this.max_bytes = self.config.get().max_image_bytes;
         let work = tokio::spawn(async move { this.run(&image, stop, permit, report).await });
         let made = work.await.map_err(|e| ImageError::Converter(e.to_string()))?;
         drop(on_drop);

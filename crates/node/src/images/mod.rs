@@ -40,7 +40,7 @@ pub use tidy::Pruned;
 
 use crate::failpoint::step;
 use aether_core::image::ImageRef;
-use aether_core::{AgentId, Clock, Rng, TenantId};
+use aether_core::{AgentId, Clock, Live, Rng, TenantId};
 use blobs::{Folders, Pins};
 use catalogue::{Catalogue, DeviceRow};
 use device::Converter;
@@ -128,7 +128,7 @@ pub struct Images {
 }
 
 struct Inner {
-    config: ImagesConfig,
+    config: Live<ImagesConfig>,
     clock: Arc<dyn Clock>,
     folders: Folders,
     catalogue: Catalogue,
@@ -147,6 +147,7 @@ impl Images {
     pub async fn open(config: ImagesConfig, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Result<Self, ImageError> {
         let inner = blocking(move || {
             let folders = Folders::create(&config.dir)?;
+            let config = Live::new(config);
             let converter = Converter::new(folders.clone(), &config);
             converter.sweep()?;
             let removed = folders.clean_tmp()?;
@@ -170,6 +171,18 @@ impl Images {
         })
         .await?;
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Takes what may change while it runs: the limit of an image, the hosts
+    /// that are open, the grace of collections. Work that has begun goes on
+    /// by the old settings.
+    pub fn reload(&self, new: ImagesConfig) {
+        let mut config = ImagesConfig::clone(&self.inner.config.get());
+        config.max_image_bytes = new.max_image_bytes;
+        config.allow_insecure_hosts = new.allow_insecure_hosts;
+        config.allow_hosts = new.allow_hosts;
+        config.gc_grace = new.gc_grace;
+        self.inner.config.set(config);
     }
 
     /// Asks the registry what the reference means now, gets what is missing,
@@ -286,7 +299,8 @@ impl Images {
     /// the devices and blobs that nothing needs.
     pub async fn gc(&self) -> Result<GcReport, ImageError> {
         let (inner, now) = (self.inner.clone(), self.inner.clock.now());
-        blocking(move || gc::collect(&inner.folders, &inner.catalogue, &inner.pins, now, inner.config.gc_grace)).await
+        blocking(move || gc::collect(&inner.folders, &inner.catalogue, &inner.pins, now, inner.config.get().gc_grace))
+            .await
     }
 
     async fn with_catalogue<T: Send + 'static>(
@@ -309,7 +323,7 @@ impl Images {
         let bridge = SyncIoBridge::new(theirs);
         let parser = blocking(move || {
             let report = |done| progress.report(Phase::Download, done, 0);
-            import::read_archive(bridge, &inner.folders, &inner.pins, inner.config.max_image_bytes, report)
+            import::read_archive(bridge, &inner.folders, &inner.pins, inner.config.get().max_image_bytes, report)
         });
         let pump = async {
             let mut buf = vec![0u8; 256 << 10];

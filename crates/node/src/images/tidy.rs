@@ -55,7 +55,7 @@ impl Images {
             return Ok(Pruned { images, freed_bytes: 0 });
         }
         let inner = self.inner.clone();
-        let grace = inner.config.gc_grace;
+        let grace = inner.config.get().gc_grace;
         let report: GcReport =
             blocking(move || gc::collect(&inner.folders, &inner.catalogue, &inner.pins, now, grace)).await?;
         Ok(Pruned { images, freed_bytes: report.freed_bytes })

@@ -85,7 +85,7 @@ impl Sandbox {
         let host = &self.host;
         let isolation = host.engine.isolation();
         let trusted = wish.assigned.tenant_id == TenantId::default_tenant();
-        if isolation == Isolation::VmEmulated && !trusted && !host.config.allow_emulation {
+        if isolation == Isolation::VmEmulated && !trusted && !host.policy.get().allow_emulation {
             return Err(Failure::new(
                 code::ISOLATION_REFUSED,
                 "This node can only emulate machines, which is no security boundary. Place the agent on a node with \
@@ -259,7 +259,7 @@ impl Sandbox {
     }
 
     async fn wait_for_guest(&mut self) -> Result<(), BootEnd> {
-        let limit = self.host.stretched(self.host.config.boot_timeout);
+        let limit = self.host.stretched(self.host.policy.get().boot_timeout);
         let mut unwanted = self.wish.clone();
         let Some(run) = self.run.as_mut() else { return Err(BootEnd::Cancelled) };
         let client = run.client.clone();

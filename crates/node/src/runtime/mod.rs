@@ -42,12 +42,12 @@ pub(crate) use spares::Spares;
 pub(crate) use supervisor::Supervisor;
 
 use crate::admission::{BootQueue, Ledger};
-use crate::config::NodeConfig;
+use crate::config::{BootPolicy, NodeConfig};
 use crate::engine::Engine;
 use crate::images::Images;
 use crate::journal::Journal;
 use crate::network::NetworkPool;
-use aether_core::{Clock, Rng};
+use aether_core::{Clock, Live, Rng};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +55,8 @@ use tokio_util::sync::CancellationToken;
 /// What every sandbox task works with.
 pub(crate) struct Host {
     pub config: NodeConfig,
+    /// In force for boots that begin now; read from here, not from `config`.
+    pub policy: Live<BootPolicy>,
     pub engine: Arc<dyn Engine>,
     pub network: NetworkPool,
     pub images: Images,

@@ -17,7 +17,7 @@ use super::flight::Reporter;
 use super::manifest::{self, Descriptor, Document, Manifest, Platform, Resolved};
 use super::record::{Phase, PullSpec};
 use super::{ImageError, ImagesConfig, text};
-use aether_core::{Rng, TenantId};
+use aether_core::{Live, Rng, TenantId};
 use futures::stream::{StreamExt, TryStreamExt};
 use reqwest::header::CONTENT_TYPE;
 use session::{Failure, Session};
@@ -30,7 +30,7 @@ use tokio::time::timeout;
 const PARALLEL: usize = 3;
 
 pub(super) struct Registry {
-    config: ImagesConfig,
+    config: Live<ImagesConfig>,
     folders: Folders,
     rng: Arc<dyn Rng>,
 }
@@ -51,7 +51,7 @@ pub(super) fn flight_key(spec: &PullSpec) -> String {
 }
 
 impl Registry {
-    pub(super) fn new(config: &ImagesConfig, folders: Folders, rng: Arc<dyn Rng>) -> Result<Self, ImageError> {
+    pub(super) fn new(config: &Live<ImagesConfig>, folders: Folders, rng: Arc<dyn Rng>) -> Result<Self, ImageError> {
         Ok(Self { config: config.clone(), folders, rng })
     }
 
@@ -59,7 +59,8 @@ impl Registry {
     /// tenant reach it only where the operator opened it.
     pub(super) fn check_tenant(&self, tenant: &TenantId, spec: &PullSpec) -> Result<(), ImageError> {
         let registry = &spec.reference.registry;
-        let opened = self.config.allow_insecure_hosts.iter().chain(&self.config.allow_hosts);
+        let config = self.config.get();
+        let opened = config.allow_insecure_hosts.iter().chain(&config.allow_hosts);
         if *tenant == TenantId::default_tenant()
             || !guard::is_loopback_name(registry)
             || opened.into_iter().any(|host| host.eq_ignore_ascii_case(registry))
@@ -75,9 +76,10 @@ impl Registry {
         pins: &Pins,
         report: &Reporter,
     ) -> Result<Arc<Pulled>, ImageError> {
-        let session = Session::new(&self.config, spec, self.rng.clone())?;
-        let whole = self.config.timeouts.whole;
-        match timeout(whole, self.pull_whole(&session, spec, pins, report)).await {
+        let config = self.config.get();
+        let session = Session::new(&config, spec, self.rng.clone())?;
+        let whole = config.timeouts.whole;
+        match timeout(whole, self.pull_whole(&session, spec, config.max_image_bytes, pins, report)).await {
             Ok(done) => done.map(Arc::new),
             Err(_) => Err(session.slow(&format!("the whole pull took more than {} s", whole.as_secs()))),
         }
@@ -87,13 +89,14 @@ impl Registry {
         &self,
         session: &Session,
         spec: &PullSpec,
+        max_bytes: u64,
         pins: &Pins,
         report: &Reporter,
     ) -> Result<Pulled, ImageError> {
         report.report(Phase::Resolve, 0, 0);
         let platform = Platform::parse(spec.platform.as_deref())?;
         let image = resolve(session, spec, &platform).await?;
-        let total = Manifest::check_total(&image.layers, self.config.max_image_bytes)?;
+        let total = Manifest::check_total(&image.layers, max_bytes)?;
         let _pins = image.layers.iter().map(|l| pins.pin(&l.digest)).collect();
         let done = AtomicU64::new(0);
         report.report(Phase::Download, 0, total);

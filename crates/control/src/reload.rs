@@ -1,0 +1,68 @@
+//! Settings that change while the server runs. First everything is made
+//! ready, which may fail and changes nothing; then it is put in force, which
+//! cannot fail.
+//!
+//! Not here: where settings come from, and which keys they are (the CLI's).
+
+use crate::ControlError;
+use crate::config::ControlConfig;
+use crate::server::{LiveTls, Places, tls_acceptor};
+use aether_core::Live;
+use tokio_rustls::TlsAcceptor;
+
+/// Reaches into the running server; cheap to clone.
+#[derive(Clone)]
+pub struct Reloader {
+    cfg: Live<ControlConfig>,
+    tls: LiveTls,
+    places: Places,
+}
+
+/// New settings that are good, and not yet in force.
+pub struct Reload {
+    of: Reloader,
+    cfg: ControlConfig,
+    tls: Option<TlsAcceptor>,
+}
+
+impl Reloader {
+    /// How long requests may end after a shutdown began, by now.
+    pub fn drain_limit(&self) -> std::time::Duration {
+        self.cfg.get().deadlines.drain
+    }
+
+    pub(crate) fn new(cfg: Live<ControlConfig>, tls: LiveTls, places: Places) -> Self {
+        Self { cfg, tls, places }
+    }
+
+    /// Checks the settings, and reads certificate and key anew. What only a
+    /// start can change stays as it is: addresses, authentication, whether
+    /// there is TLS or CORS at all, the nodes' lease.
+    pub fn prepare(&self, new: ControlConfig) -> Result<Reload, ControlError> {
+        let old = self.cfg.get();
+        let mut cfg = ControlConfig::clone(&old);
+        cfg.metrics_auth = new.metrics_auth;
+        cfg.deadlines = new.deadlines;
+        cfg.limits = new.limits;
+        cfg.schedule_interval = new.schedule_interval;
+        if let (Some(cors), Some(new)) = (&mut cfg.cors, new.cors) {
+            *cors = new;
+        }
+        if let (Some(tls), Some(new)) = (&mut cfg.tls, new.tls) {
+            *tls = new;
+        }
+        cfg.check()?;
+        let tls = cfg.tls.as_ref().map(tls_acceptor).transpose()?;
+        Ok(Reload { of: self.clone(), cfg, tls })
+    }
+}
+
+impl Reload {
+    /// For connections and requests that begin from here on. Needs the
+    /// server's runtime.
+    pub fn apply(self) {
+        self.of.places.resize(self.cfg.limits.max_connections);
+        self.of.tls.set(self.tls);
+        self.of.cfg.set(self.cfg);
+    }
+}
