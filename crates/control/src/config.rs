@@ -1,6 +1,7 @@
 //! What the control plane is told at its start. Read and checked whole before
 //! a port binds; files and environment are the CLI's business.
 
+use aether_placement::Strategy;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,6 +19,8 @@ pub struct ControlConfig {
     pub enable_auth: bool,
     /// The server's secret for API keys' hashes: [`crate::auth::Pepper`].
     pub pepper_path: PathBuf,
+    /// Off, `/metrics` is no route.
+    pub metrics_enabled: bool,
     /// `/metrics` needs a key with `agent:read`.
     pub metrics_auth: bool,
     pub cors: Option<CorsConfig>,
@@ -26,6 +29,8 @@ pub struct ControlConfig {
     pub node: NodeTimings,
     /// Fallback of the scheduler's wake-ups.
     pub schedule_interval: Duration,
+    /// How nodes that fit are ranked.
+    pub strategy: Strategy,
     /// The build's commit, for `/v1/version`.
     pub commit: String,
 }
@@ -122,12 +127,14 @@ impl ControlConfig {
             tls: None,
             enable_auth: true,
             pepper_path: pepper_path.into(),
+            metrics_enabled: true,
             metrics_auth: false,
             cors: None,
             deadlines: Deadlines::default(),
             limits: Limits::default(),
             node: NodeTimings::default(),
             schedule_interval: Duration::from_secs(1),
+            strategy: Strategy::default(),
             commit: String::new(),
         }
     }

@@ -27,6 +27,7 @@ mod session;
 mod telemetry;
 mod wait;
 
+pub use aether_placement::Strategy;
 pub use api::openapi;
 pub use config::{ConfigError, ControlConfig, CorsConfig, Deadlines, Limits, NodeTimings, TlsConfig};
 pub use dialer::{DataDialer, DialError};

@@ -41,10 +41,12 @@ impl Reloader {
     pub fn prepare(&self, new: ControlConfig) -> Result<Reload, ControlError> {
         let old = self.cfg.get();
         let mut cfg = ControlConfig::clone(&old);
+        cfg.metrics_enabled = new.metrics_enabled;
         cfg.metrics_auth = new.metrics_auth;
         cfg.deadlines = new.deadlines;
         cfg.limits = new.limits;
         cfg.schedule_interval = new.schedule_interval;
+        cfg.strategy = new.strategy;
         if let (Some(cors), Some(new)) = (&mut cfg.cors, new.cors) {
             *cors = new;
         }

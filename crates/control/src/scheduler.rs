@@ -37,23 +37,15 @@ pub(crate) struct Scheduler {
     store: Store,
     clock: Arc<dyn Clock>,
     server_id: String,
-    /// For the interval, which a reload may change.
+    /// For the interval and the strategy, which a reload may change.
     cfg: Live<ControlConfig>,
     lease: Duration,
-    policy: Policy,
 }
 
 impl Scheduler {
     pub(crate) fn new(live: &Live<ControlConfig>, store: Store, clock: Arc<dyn Clock>) -> Self {
         let cfg = live.get();
-        Self {
-            store,
-            clock,
-            server_id: cfg.server_id.clone(),
-            cfg: live.clone(),
-            lease: cfg.node.lease,
-            policy: Policy::default(),
-        }
+        Self { store, clock, server_id: cfg.server_id.clone(), cfg: live.clone(), lease: cfg.node.lease }
     }
 
     pub(crate) async fn run(self, shutdown: CancellationToken) {
@@ -155,10 +147,12 @@ impl Scheduler {
         let started = self.clock.monotonic();
         let nodes: Vec<Node> = self.store.nodes().await?.into_iter().map(|n| self.facts(n)).collect();
         let requests: Vec<Request> = waiting.iter().map(request_of).collect();
-        let decisions = aether_placement::place_all(self.policy, &requests, &nodes);
+        let policy = Policy { strategy: self.cfg.get().strategy, ..Policy::default() };
+        let decisions = aether_placement::place_all(policy, &requests, &nodes);
         self.write(epoch, &waiting, decisions).await?;
         let took = self.clock.monotonic().saturating_sub(started);
-        metrics::histogram!(telemetry::SCHEDULING_SECONDS, "strategy" => "bin-packing").record(took.as_secs_f64());
+        metrics::histogram!(telemetry::SCHEDULING_SECONDS, "strategy" => policy.strategy.as_str())
+            .record(took.as_secs_f64());
         Ok(())
     }
 

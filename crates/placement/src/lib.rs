@@ -30,6 +30,17 @@ pub enum Strategy {
     BestFit,
 }
 
+impl Strategy {
+    /// As it is configured, and as the label of metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BinPacking => "bin-packing",
+            Self::Spread => "spread",
+            Self::BestFit => "best-fit",
+        }
+    }
+}
+
 /// How much each resource counts in a score.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Weights {

@@ -3,6 +3,7 @@
 use super::load::Values;
 use super::setting::{
     AccelKind, Cidr, Cidr4, Cidr6, DnsServer, EngineKind, Factor, Listen, LogFormat, LogLevel, Setting, SslMode,
+    StrategyKind,
 };
 use crate::error::CliError;
 use aether_core::Secret;
@@ -161,6 +162,9 @@ settings! {
 
     /// The scheduling loop and the nodes' leases.
     scheduler: SchedulerSettings {
+        /// Which of the nodes that fit is taken: the fullest (bin-packing), the emptiest (spread), or the one with the
+        /// least left over (best-fit).
+        strategy: StrategyKind = "bin-packing", Live;
         /// A fallback: events wake the scheduler at once.
         interval: Duration = "1s" in "1ms" to "1h", Live;
         /// How often a node renews its lease.
@@ -175,6 +179,8 @@ settings! {
         log_level: LogLevel = "info", Live;
         /// json, text, or auto: text on a terminal, JSON elsewhere.
         log_format: LogFormat = "auto", Restart;
+        /// Off, `/metrics` answers 404.
+        metrics_enabled: bool = "true", Live;
         /// `/metrics` needs a key that may read agents.
         metrics_auth: bool = "false", Live;
     }
@@ -277,7 +283,6 @@ pub(super) const OTHER_VARIABLES: &[&str] =
 /// Keys of the earlier version that nothing reads yet: said aloud, never
 /// swallowed.
 pub(crate) const NOT_USED: &[&str] = &[
-    "scheduler.strategy",
     "scheduler.event_buffer_size",
     "scheduler.mode",
     "scheduler.scheduler_id",
@@ -302,7 +307,6 @@ pub(crate) const NOT_USED: &[&str] = &[
     "etcd.endpoints",
     "etcd.key_prefix",
     "etcd.session_ttl",
-    "observability.metrics_enabled",
     "observability.metrics_port",
     "observability.metrics_path",
     "observability.tracing_enabled",

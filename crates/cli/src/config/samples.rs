@@ -29,7 +29,8 @@ pub(crate) fn sample(key: &Key) -> String {
     let text = match key.name {
         "server.address" => "127.0.0.1:9999",
         "server.allowed_origins" => "https://console.example",
-        "server.enable_auth" | "engine.encrypt_disks" => "false",
+        "server.enable_auth" | "engine.encrypt_disks" | "observability.metrics_enabled" => "false",
+        "scheduler.strategy" => "spread",
         "scheduler.heartbeat_interval" => "1s",
         "scheduler.node_lease" => "9s",
         "observability.log_level" => "debug",

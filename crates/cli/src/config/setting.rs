@@ -223,6 +223,7 @@ word_setting!(/// `auto`: text on a terminal, JSON elsewhere.
 LogFormat { Auto = "auto", Json = "json", Text = "text" });
 word_setting!(EngineKind { Qemu = "qemu" });
 word_setting!(AccelKind { Auto = "auto", Kvm = "kvm", Tcg = "tcg" });
+word_setting!(StrategyKind { BinPacking = "bin-packing", Spread = "spread", BestFit = "best-fit" });
 word_setting!(SslMode { Disable = "disable", Prefer = "prefer", Require = "require", VerifyCa = "verify-ca", VerifyFull = "verify-full" });
 
 impl LogLevel {

@@ -1,9 +1,9 @@
 //! The configuration turned into the options of each part.
 
 use super::folders;
-use crate::config::{AccelKind, Config, Listen};
+use crate::config::{AccelKind, Config, Listen, StrategyKind};
 use crate::error::CliError;
-use aether_control::{ControlConfig, CorsConfig, Deadlines, Limits, NodeTimings, TlsConfig};
+use aether_control::{ControlConfig, CorsConfig, Deadlines, Limits, NodeTimings, Strategy, TlsConfig};
 use aether_core::Secret;
 use aether_node::NodeConfig;
 use aether_node::engine::qemu::{Accel, QemuConfig};
@@ -141,6 +141,7 @@ pub(super) fn control(config: &Config) -> Result<ControlConfig, CliError> {
         _ => None,
     };
     options.enable_auth = server.enable_auth;
+    options.metrics_enabled = config.observability.metrics_enabled;
     options.metrics_auth = config.observability.metrics_auth;
     options.cors = server.enable_cors.then(|| CorsConfig { allowed_origins: server.allowed_origins.clone() });
     options.deadlines =
@@ -153,6 +154,11 @@ pub(super) fn control(config: &Config) -> Result<ControlConfig, CliError> {
     };
     options.node = NodeTimings { lease: config.scheduler.node_lease, heartbeat: config.scheduler.heartbeat_interval };
     options.schedule_interval = config.scheduler.interval;
+    options.strategy = match config.scheduler.strategy {
+        StrategyKind::BinPacking => Strategy::BinPacking,
+        StrategyKind::Spread => Strategy::Spread,
+        StrategyKind::BestFit => Strategy::BestFit,
+    };
     options.commit = crate::version::COMMIT.to_owned();
     Ok(options)
 }

@@ -137,6 +137,6 @@ fn is_read(code: &str, field: &str) -> bool {
         let rest = &code[at + found.len()..];
         let next = rest.trim_start();
         let whole = !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == '(');
-        whole && (!next.starts_with('=') || next.starts_with("=="))
+        whole && (!next.starts_with('=') || next.starts_with("==") || next.starts_with("=>"))
     })
 }

@@ -36,6 +36,7 @@ fn other(row: &Value) -> String {
         ("observability.log_level", _) => "debug",
         ("observability.log_format", _) => "json",
         ("database.ssl_mode", _) => "require",
+        ("scheduler.strategy", _) => "best-fit",
         ("scheduler.node_lease", _) => "200s",
         (_, "true or false") if default == "true" => "false",
         (_, "true or false") => "true",

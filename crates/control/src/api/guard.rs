@@ -49,6 +49,7 @@ impl FromRequestParts<App> for Caller {
 pub(super) async fn guard(State((app, rule)): State<(App, Rule)>, mut request: Request, next: Next) -> Response {
     let permission = match rule.access {
         Access::Open => None,
+        Access::Metrics if !app.cfg().metrics_enabled => return crate::problem::no_route().await.into_response(),
         Access::Metrics => app.cfg().metrics_auth.then_some(Permission::AgentRead),
         Access::Needs(permission) => Some(permission),
     };
