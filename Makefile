@@ -95,6 +95,14 @@ faults: test-deps ## 500 windows of failing writes under the store (about 5 minu
 	AETHER_FAULTS_N=500 AETHER_RESULTS=$(abspath results) \
 	  cargo test -p aether-store --test it -- --nocapture faults::
 
+.PHONY: fuzz
+fuzz: test-deps guest ## fuzz targets under libFuzzer, a minute each (AETHER_FUZZ_SECONDS, FUZZ="dns layers": those alone); results/fuzz.jsonl
+	scripts/fuzz.sh $(FUZZ)
+
+.PHONY: coverage
+coverage: test-deps guest ## lines that unit and integration tests reach (E2E=1: and those in real guests); results/coverage.json
+	scripts/coverage.sh
+
 .PHONY: planted
 planted: test-deps guest ## bugs planted into a copy, each of which a test must see (PLANTED="27-layer": those alone)
 	scripts/planted.sh $(PLANTED)

@@ -3,6 +3,8 @@
 
 mod bulk;
 mod event;
+#[cfg(test)]
+mod fuzz;
 mod system;
 mod update;
 

@@ -19,6 +19,9 @@ pub struct ImageRef {
 pub struct ImageRefError(&'static str);
 
 const DEFAULT_REGISTRY: &str = "docker.io";
+/// As it is written, and in the canonical form.
+const MAX_LEN: usize = 512;
+const LENGTH: ImageRefError = ImageRefError("must have 1 to 512 characters, registry and tag included");
 
 /// Whether this is `sha256:` with 64 lower-case hex digits.
 pub fn is_digest(text: &str) -> bool {
@@ -30,8 +33,8 @@ impl FromStr for ImageRef {
     type Err = ImageRefError;
 
     fn from_str(text: &str) -> Result<Self, ImageRefError> {
-        if text.is_empty() || text.len() > 512 {
-            return Err(ImageRefError("must have 1 to 512 characters"));
+        if text.is_empty() || text.len() > MAX_LEN {
+            return Err(LENGTH);
         }
         let (rest, digest) = match text.split_once('@') {
             Some((rest, d)) if is_digest(d) => (rest, Some(d.to_owned())),
@@ -52,8 +55,11 @@ impl FromStr for ImageRef {
         let (registry, repository) = match rest.split_once('/') {
             Some((host, repo)) if host.contains(['.', ':']) || host == "localhost" => (host, repo.to_owned()),
             Some(_) => (DEFAULT_REGISTRY, rest.to_owned()),
-            None => (DEFAULT_REGISTRY, format!("library/{rest}")),
+            None => (DEFAULT_REGISTRY, rest.to_owned()),
         };
+        let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY } else { registry };
+        let official = registry == DEFAULT_REGISTRY && !repository.contains('/');
+        let repository = if official { format!("library/{repository}") } else { repository };
         let edge = registry.bytes().next().is_some_and(|c| c.is_ascii_alphanumeric());
         if !edge || !registry.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b':')) {
             return Err(ImageRefError("the registry is not a host[:port]"));
@@ -67,18 +73,22 @@ impl FromStr for ImageRef {
         if !repository.split('/').all(component) {
             return Err(ImageRefError("the name holds other than lower-case letters, digits, '.', '_', '-', '/'"));
         }
-        let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY } else { registry };
         let tag = tag.map(str::to_owned).or_else(|| digest.is_none().then(|| "latest".to_owned()));
-        Ok(Self { registry: registry.to_owned(), repository, tag, digest })
+        let image = Self { registry: registry.to_owned(), repository, tag, digest };
+        // What is kept is this form: it must be one that can be read again.
+        if image.to_string().len() > MAX_LEN { Err(LENGTH) } else { Ok(image) }
     }
 }
 
 impl ImageRef {
-    /// The short form people write: docker.io and library/ left out.
+    /// The short form people write: docker.io and library/ left out, unless
+    /// what is left would name something else (`docker.io/foo.bar/x`).
     pub fn familiar(&self) -> String {
         let full = self.to_string();
-        let short = full.strip_prefix("docker.io/").unwrap_or(&full);
-        short.strip_prefix("library/").unwrap_or(short).to_owned()
+        let Some(short) = full.strip_prefix("docker.io/") else { return full };
+        let shortest = short.strip_prefix("library/").unwrap_or(short);
+        let means_it = |text: &&str| text.parse().as_ref() == Ok(self);
+        [shortest, short].into_iter().find(means_it).unwrap_or(&full).to_owned()
     }
 
     /// Every way to write this reference, to find it as somebody wrote it.
@@ -94,6 +104,7 @@ impl ImageRef {
         }
         all.sort();
         all.dedup();
+        all.retain(|text| text.parse().as_ref() == Ok(self));
         all
     }
 }
@@ -112,6 +123,9 @@ impl fmt::Display for ImageRef {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -125,6 +139,9 @@ mod tests {
             ("localhost:5000/a/b:v1", "localhost:5000/a/b:v1", "localhost:5000/a/b:v1"),
             ("127.0.0.1:5000/a", "127.0.0.1:5000/a:latest", "127.0.0.1:5000/a:latest"),
             ("ghcr.io/x/y", "ghcr.io/x/y:latest", "ghcr.io/x/y:latest"),
+            ("docker.io/python", "docker.io/library/python:latest", "python:latest"),
+            ("docker.io/foo.bar/x", "docker.io/foo.bar/x:latest", "docker.io/foo.bar/x:latest"),
+            ("docker.io/library/a/b", "docker.io/library/a/b:latest", "library/a/b:latest"),
         ] {
             let parsed = text.parse::<ImageRef>().expect(text);
             assert_eq!((parsed.to_string().as_str(), parsed.familiar().as_str()), (canonical, familiar));
@@ -135,7 +152,9 @@ mod tests {
 
     #[test]
     fn bad_ones() {
-        for bad in ["", "!!", "Python", "a//b", "a:b:c/d:!", "a@sha256:zz", "-a", "a/", "../x", "a:.", "a b"] {
+        for bad in
+            ["", "!!", "Python", "a//b", "a:b:c/d:!", "a@sha256:zz", "-a", "a/", "../x", "a:.", "a b", &"a".repeat(500)]
+        {
             assert!(bad.parse::<ImageRef>().is_err(), "{bad}");
         }
     }

@@ -82,8 +82,10 @@ impl Timestamp {
                     b'-' => -1,
                     _ => return None,
                 };
-                let h: i64 = rest[1..3].parse().ok()?;
-                let m: i64 = rest[4..6].parse().ok()?;
+                let (h, m) = (two_digits(&rest[1..3])?, two_digits(&rest[4..6])?);
+                if h > 23 || m > 59 {
+                    return None;
+                }
                 sign * (h * 60 + m)
             }
             _ => return None,
@@ -93,6 +95,11 @@ impl Timestamp {
         let ms = i64::try_from(seconds * 1000 + millis).ok()? - offset_min * 60_000;
         u64::try_from(ms).ok().map(Self::from_unix_ms)
     }
+}
+
+/// Without the sign that `parse` would take.
+fn two_digits(text: &str) -> Option<i64> {
+    text.bytes().all(|c| c.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 fn days_in_month(year: u64, month: u64) -> u64 {
@@ -196,6 +203,8 @@ mod tests {
             "2024-01-01T24:00:00Z",
             "2024-01-01T00:00:00.Z",
             "é024-01-01T00:00:00Z",
+            "2024-01-01T00:00:00++1:+2",
+            "2024-01-01T00:00:00+24:00",
         ] {
             assert_eq!(Timestamp::parse_rfc3339(bad), None, "{bad}");
         }

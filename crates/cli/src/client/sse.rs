@@ -74,6 +74,9 @@ fn take_event(buffer: &mut BytesMut) -> Option<SseEvent> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

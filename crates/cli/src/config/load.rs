@@ -272,10 +272,13 @@ fn read_file(path: &Path) -> Result<Vec<(String, String)>, CliError> {
     if text.len() as u64 > MAX_FILE {
         return Err(CliError::failed(format!("the configuration {shown} is larger than 1 MiB")));
     }
-    let value: Value = serde_norway::from_str(&text)
-        .map_err(|e| CliError::failed(format!("the configuration {shown} is not valid YAML: {e}")))?;
+    read_text(&text).map_err(|e| CliError::failed(format!("the configuration {shown}{e}")))
+}
+
+fn read_text(text: &str) -> Result<Vec<(String, String)>, String> {
+    let value: Value = serde_norway::from_str(text).map_err(|e| format!(" is not valid YAML: {e}"))?;
     let mut out = Vec::new();
-    flatten(&value, &mut out).map_err(|e| CliError::failed(format!("the configuration {shown}: {e}")))?;
+    flatten(&value, &mut out).map_err(|e| format!(": {e}"))?;
     Ok(out)
 }
 
@@ -340,6 +343,9 @@ fn scalar_text(name: &str, value: &Value) -> Result<Option<String>, String> {
         Value::Mapping(_) | Value::Tagged(_) => return Err(format!("{name} must be a single value or a list")),
     }))
 }
+
+#[cfg(test)]
+mod fuzz;
 
 #[cfg(test)]
 #[path = "load_tests.rs"]

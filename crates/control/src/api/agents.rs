@@ -22,6 +22,7 @@ const PER_PAGE: u32 = 20;
 const PER_PAGE_MOST: u64 = 100;
 /// Of all images of a filter together: a query has a bounded size.
 const MAX_SPELLINGS: usize = 100;
+const MAX_TERMS: usize = 100;
 const MAX_PREFIX: usize = 64;
 /// Made-up names that hit a taken one: three in a row is no accident.
 const NAME_TRIES: usize = 3;
@@ -192,6 +193,10 @@ fn list_request(params: &mut Params, now: Timestamp) -> (AgentFilter, PageReques
     filter.name_prefix = params.text("name_prefix");
     if filter.images.len() > MAX_SPELLINGS || filter.name_prefix.as_ref().is_some_and(|p| p.len() > MAX_PREFIX) {
         params.bad("image", "too many images, or too long a name_prefix");
+    }
+    // Each is a term of the store's query, whose depth is bounded.
+    if filter.status.len() > MAX_TERMS || filter.labels.len() + filter.metadata.len() > MAX_TERMS {
+        params.bad("label", format!("at most {MAX_TERMS} labels and metadata, and as many states"));
     }
     filter.created_after = params.time("created_after", now);
     filter.created_before = params.time("created_before", now);
@@ -365,3 +370,6 @@ pub(crate) fn info(row: AgentRow) -> AgentInfo {
         expires_at: row.expires_at,
     }
 }
+
+#[cfg(test)]
+mod fuzz;

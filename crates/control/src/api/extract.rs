@@ -95,6 +95,9 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     })
 }
 
+/// Wrong parameters that one answer names.
+const MAX_ERRORS: usize = 50;
+
 /// The query string. Each parameter is taken once by name; whatever is left
 /// at [`Params::done`] is unknown and refused.
 pub(crate) struct Params {
@@ -180,8 +183,11 @@ impl Params {
         found
     }
 
+    /// Beyond the first ones, more would only make the answer long.
     pub(crate) fn bad(&mut self, name: &str, message: impl Into<String>) {
-        self.errors.push(FieldError::new(name, message));
+        if self.errors.len() < MAX_ERRORS {
+            self.errors.push(FieldError::new(name, message));
+        }
     }
 
     /// Refuses what was wrong and what nobody took.
@@ -225,7 +231,8 @@ pub(crate) fn idempotency(headers: &HeaderMap, asked: &impl serde::Serialize) ->
     let mut values = headers.get_all("idempotency-key").iter();
     let Some(value) = values.next() else { return Ok(None) };
     let key = value.to_str().unwrap_or_default();
-    if key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY || values.next().is_some() {
+    let plain = key.bytes().all(|b| (b' '..=b'~').contains(&b));
+    if key.is_empty() || !plain || key.len() > MAX_IDEMPOTENCY_KEY || values.next().is_some() {
         return Err(ApiError::field("Idempotency-Key", "must come once, as 1 to 255 visible ASCII characters"));
     }
     let body = serde_json::to_vec(asked).map_err(|e| ApiError::internal(format!("request does not serialise: {e}")))?;
@@ -250,6 +257,9 @@ pub(crate) fn chunks(
         })
     })
 }
+
+#[cfg(test)]
+mod fuzz;
 
 #[cfg(test)]
 mod tests {

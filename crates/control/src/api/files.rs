@@ -214,7 +214,7 @@ fn body_of(stream: Streaming<FileReadResponse>) -> Body {
 
 /// A byte range of one file.
 #[derive(Debug, PartialEq, Eq)]
-enum Range {
+pub(super) enum Range {
     /// No range, or one that we may ignore (several, another unit).
     Whole,
     Part {
@@ -227,7 +227,7 @@ enum Range {
 }
 
 impl Range {
-    fn parse(text: &str, size: u64) -> Self {
+    pub(super) fn parse(text: &str, size: u64) -> Self {
         let Some(spec) = text.trim().strip_prefix("bytes=") else { return Self::Whole };
         let Some((from, to)) = spec.split_once('-') else { return Self::Whole };
         let (from, to) = (from.trim(), to.trim());

@@ -35,6 +35,8 @@ mod usage;
 mod wishes;
 
 pub use document::openapi;
+#[cfg(test)]
+pub(crate) use extract::parse;
 pub(crate) use guard::Caller;
 
 use crate::app::App;

@@ -186,6 +186,9 @@ impl<R: Read> Read for Multipart<R> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

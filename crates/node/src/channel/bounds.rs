@@ -40,6 +40,22 @@ pub(super) fn identify(mut answer: wire::IdentifyResponse) -> wire::IdentifyResp
 
 pub(super) fn health(mut answer: wire::HealthResponse) -> wire::HealthResponse {
     cut(&mut answer.message, TEXT);
+    cut(&mut answer.probe, NAME);
+    cut(&mut answer.probe_message, TEXT);
+    answer
+}
+
+pub(super) fn stats(mut answer: wire::StatsResponse) -> wire::StatsResponse {
+    if !answer.cpu_usage_percent.is_finite() {
+        answer.cpu_usage_percent = 0.0;
+    }
+    answer
+}
+
+pub(super) fn shutdown(mut answer: wire::ShutdownResponse) -> wire::ShutdownResponse {
+    if let Some(signal) = answer.main_signal.as_mut() {
+        cut(signal, NAME);
+    }
     answer
 }
 

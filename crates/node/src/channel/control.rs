@@ -54,11 +54,8 @@ impl GuestClient {
     pub async fn stats(&self) -> Result<wire::StatsResponse, ChannelError> {
         let guest = &self.inner.guest;
         let call = || guest.stats(wire::StatsRequest::default());
-        let mut answer = self.within(&self.inner.control, CALL_LIMIT, Repeat::Yes, call).await?.into_owned();
-        if !answer.cpu_usage_percent.is_finite() {
-            answer.cpu_usage_percent = 0.0;
-        }
-        Ok(answer)
+        let answer = self.within(&self.inner.control, CALL_LIMIT, Repeat::Yes, call).await?;
+        Ok(bounds::stats(answer.into_owned()))
     }
 
     /// Syncs and freezes the writable disk; it thaws by itself after `max`.
@@ -84,7 +81,8 @@ impl GuestClient {
         let request = wire::ShutdownRequest { grace_ms, ..Default::default() };
         let call = || guest.shutdown(request.clone());
         let limit = grace.saturating_add(CALL_LIMIT);
-        self.within(&self.inner.control, limit, Repeat::No, call).await.map(|answer| answer.into_owned())
+        let answer = self.within(&self.inner.control, limit, Repeat::No, call).await?;
+        Ok(bounds::shutdown(answer.into_owned()))
     }
 
     /// Events with a sequence above `after`, then live ones. Goes on over

@@ -16,6 +16,8 @@ mod control;
 mod error;
 mod exec;
 mod files;
+#[cfg(test)]
+mod fuzz;
 mod lane;
 mod port;
 

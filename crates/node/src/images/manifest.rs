@@ -320,3 +320,6 @@ impl std::fmt::Display for Platform {
         self.variant.iter().try_for_each(|v| write!(f, "/{v}"))
     }
 }
+
+#[cfg(test)]
+mod fuzz;

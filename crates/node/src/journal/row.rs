@@ -218,3 +218,6 @@ impl SandboxRow {
         Ok(row)
     }
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -186,4 +186,6 @@ impl AnswerScanner {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

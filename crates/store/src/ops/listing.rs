@@ -92,6 +92,9 @@ pub(crate) async fn list(
 
 fn parse_cursor(text: &str) -> Result<(Timestamp, AgentId), StoreError> {
     let (created, id) = text.split_once('-').ok_or(StoreError::BadCursor)?;
+    if !created.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(StoreError::BadCursor);
+    }
     let created = created.parse().map_err(|_| StoreError::BadCursor)?;
     Ok((Timestamp::from_unix_ms(created), id.parse().map_err(|_| StoreError::BadCursor)?))
 }
@@ -111,3 +114,6 @@ pub(crate) async fn waiting(tx: &mut dyn Tx, limit: u32) -> Result<Vec<AgentRow>
     );
     tx.query(&sql, params![limit]).await?.iter().map(decode).collect()
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -142,6 +142,9 @@ impl Monitor {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use tokio::net::UnixListener;

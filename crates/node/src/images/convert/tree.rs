@@ -227,6 +227,10 @@ impl Tree {
             let here = steps.here();
             let Some(id) = self.child(here, &name).map(|d| d.id) else {
                 check_component(&name)?;
+                // A symlink's target may say so, and no folder is called so.
+                if name.starts_with(WHITEOUT) {
+                    return Err(ConvertError::invalid(format!("a symlink leads into the whiteout {}", show(&name))));
+                }
                 let id = self.add(implied_dir())?;
                 self.insert(here, &name, Dentry { id, layer: make });
                 steps.enter(id, &name)?;

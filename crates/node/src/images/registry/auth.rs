@@ -97,6 +97,9 @@ fn secret_header(text: &str) -> Option<HeaderValue> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -12,6 +12,9 @@ pub(super) const MAX_UDP_ANSWER: u16 = 1232;
 const MIN_UDP_ANSWER: u16 = 512;
 const HEADER: usize = 12;
 const IS_RESPONSE: u8 = 0x80;
+/// A name of one byte, type and class; a record has TTL and length too.
+const MIN_QUESTION: usize = 5;
+const MIN_RECORD: usize = 11;
 
 /// What to do with a guest's packet.
 #[derive(Debug)]
@@ -26,7 +29,7 @@ pub(super) fn judge(packet: &[u8]) -> Verdict {
     if packet.len() < HEADER || packet[2] & IS_RESPONSE != 0 {
         return Verdict::Ignore;
     }
-    let Ok(message) = Message::from_vec(packet) else {
+    let Some(message) = parsed(packet) else {
         let id = u16::from_be_bytes([packet[0], packet[1]]);
         return refuse(id, OpCode::Query, ResponseCode::FormErr);
     };
@@ -40,6 +43,15 @@ pub(super) fn judge(packet: &[u8]) -> Verdict {
         return refuse(id, OpCode::Query, ResponseCode::Refused);
     }
     Verdict::Ask(Box::new(message))
+}
+
+/// Room is made for as many records as the header promises: 40 bytes would
+/// cost megabytes if they promised what they cannot hold.
+fn parsed(packet: &[u8]) -> Option<Message> {
+    let count = |at: usize| usize::from(u16::from_be_bytes([packet[at], packet[at + 1]]));
+    let body = packet.len().checked_sub(HEADER)?;
+    let least = count(4) * MIN_QUESTION + (count(6) + count(8) + count(10)) * MIN_RECORD;
+    (least <= body).then(|| Message::from_vec(packet).ok())?
 }
 
 fn refuse(id: u16, op: OpCode, code: ResponseCode) -> Verdict {
@@ -69,7 +81,7 @@ pub(super) fn question(query: &Message, id: u16) -> Option<Vec<u8>> {
 
 /// Whether `packet` answers that question.
 pub(super) fn accept(query: &Message, id: u16, packet: &[u8]) -> Option<Message> {
-    let answer = Message::from_vec(packet).ok()?;
+    let answer = parsed(packet)?;
     let asked = query.queries().first()?;
     let fits = answer.id() == id
         && answer.message_type() == MessageType::Response
@@ -144,6 +156,9 @@ fn hints_pass(service: &SVCB, lists: &Lists) -> bool {
         _ => true,
     })
 }
+
+#[cfg(test)]
+mod fuzz;
 
 #[cfg(test)]
 mod tests {
