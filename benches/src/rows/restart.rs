@@ -27,7 +27,10 @@ pub(crate) async fn run(setup: &Setup) -> anyhow::Result<Vec<Record>> {
     }
     rows.check(&dir)?;
     let stored = dir.join("aether.db");
-    settle(&stored)?;
+    settle(&stored, &db)?;
+    for side in ["aether.db-wal", "aether.db-shm"] {
+        let _ = std::fs::remove_file(db.with_file_name(side));
+    }
     std::fs::copy(&stored, &db)?;
     let (mut first, mut whole) = (Pairs::default(), Pairs::default());
     for n in 0..PAIRS {
@@ -53,9 +56,11 @@ pub(crate) async fn run(setup: &Setup) -> anyhow::Result<Vec<Record>> {
     ])
 }
 
-/// Stopped, so that the scheduler has nothing to do; in one file.
-fn settle(db: &Path) -> anyhow::Result<()> {
+/// Stopped, so that the scheduler has nothing to do; with the server's keys; in one file.
+fn settle(db: &Path, servers: &Path) -> anyhow::Result<()> {
     let connection = rusqlite::Connection::open(db)?;
+    connection.execute("ATTACH ?1 AS servers", [servers.to_string_lossy()])?;
+    connection.execute_batch("INSERT INTO api_keys SELECT * FROM servers.api_keys; DETACH servers")?;
     connection.execute("UPDATE agents SET desired = 'stopped', observed = 'stopped'", [])?;
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     Ok(())
