@@ -31,7 +31,9 @@ pub(crate) async fn run(setup: &Setup) -> anyhow::Result<Vec<Record>> {
     let ours = wrk(format!("{}/v1/agents/{id}", server.url), Some(server.key.clone()));
     let bare = wrk(format!("{}/v1/agents/{id}", peer.url), None);
     ensure!(peer.document().await? == document, "the peer answers with another document");
-    (ours.run()?, bare.run()?);
+    // Warm both.
+    ours.run()?;
+    bare.run()?;
     let (mut rate, mut tail) = (Pairs::default(), Pairs::default());
     for n in 0..PAIRS {
         for side in order(n) {
