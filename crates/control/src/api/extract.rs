@@ -88,8 +88,9 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(bytes).map_err(|error| match error.classify() {
         serde_json::error::Category::Data => {
             let text = error.to_string();
-            let field = text.split('`').nth(1).filter(|_| text.contains(" field ")).unwrap_or("body").to_owned();
-            ApiError::field(&field, crate::problem::clean(&text))
+            // An unknown field's name is the client's, of any length.
+            let field = text.split('`').nth(1).filter(|_| text.contains(" field ")).unwrap_or("body");
+            ApiError::field(&crate::problem::clean(field), crate::problem::clean(&text))
         }
         _ => ApiError::bad_request(format!("The body is not JSON: {error}.")),
     })
