@@ -103,6 +103,13 @@ fuzz: test-deps guest ## fuzz targets under libFuzzer, a minute each (AETHER_FUZ
 coverage: test-deps guest ## lines that unit and integration tests reach (E2E=1: and those in real guests); results/coverage.json
 	scripts/coverage.sh
 
+.PHONY: neighbours
+neighbours: test-deps release ## ten attacks of a guest, ten boots of its neighbour beside each (about 40 minutes); results/neighbours.jsonl
+	scripts/demo-image.sh $(DEMO)
+	AETHER_RESULTS=$(abspath results) cargo test -p aether-node --test it -- --nocapture channel::lies
+	AETHER_BIN=$(RELEASE) AETHER_DEMO=$(DEMO) AETHER_RESULTS=$(abspath results) AETHER_ROUNDS=10 \
+	  cargo test -p aether-e2e -- --nocapture neighbours
+
 .PHONY: planted
 planted: test-deps guest ## bugs planted into a copy, each of which a test must see (PLANTED="27-layer": those alone)
 	scripts/planted.sh $(PLANTED)

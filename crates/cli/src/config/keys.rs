@@ -239,6 +239,16 @@ settings! {
         ipv6_prefix: Option<Cidr6> = "", Restart;
         /// The largest packet of sandboxes; empty: that of the default route.
         mtu: Option<u32> = "" in "1280" to "65521", Restart;
+        /// MiB a second that one sandbox may read and write on its disks, together; 0: no limit.
+        disk_mb_per_s: u32 = "400" in "0" to "1000000", Restart;
+        /// Requests a second of one sandbox to its disks; 0: no limit.
+        disk_iops: u32 = "20000" in "0" to "100000000", Restart;
+        /// MiB a second that one sandbox may send, and again receive; 0: no limit.
+        network_mb_per_s: u32 = "125" in "0" to "10000", Restart;
+        /// Packets a second that one sandbox may send, and again receive; 0: no limit.
+        network_packets_per_s: u32 = "100000" in "0" to "100000000", Restart;
+        /// Connections that one sandbox may hold open; 0: no limit.
+        network_flows: u32 = "8192" in "0" to "1000000", Restart;
         /// Sandboxes run as this user id plus their slot.
         uid_base: u32 = "700000" in "100000" to "4000000000", Restart;
         /// Begins the names of namespaces, links, rules and groups; two servers on one machine need two.

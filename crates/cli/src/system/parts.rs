@@ -6,10 +6,10 @@ use crate::error::CliError;
 use aether_control::{ControlConfig, CorsConfig, Deadlines, Limits, NodeTimings, Strategy, TlsConfig};
 use aether_core::Secret;
 use aether_node::NodeConfig;
-use aether_node::engine::qemu::{Accel, QemuConfig};
+use aether_node::engine::qemu::{Accel, DiskRate, QemuConfig};
 use aether_node::images::ImagesConfig;
 use aether_node::kernel::GuestBinary;
-use aether_node::network::NetworkConfig;
+use aether_node::network::{NetworkConfig, Share};
 use aether_store::StoreConfig;
 use std::path::PathBuf;
 
@@ -73,6 +73,7 @@ fn engine_with(config: &Config, guest: GuestBinary) -> Result<QemuConfig, CliErr
     options.modules_dir.clone_from(&engine.modules_dir);
     options.extra_kernel_args.clone_from(&engine.extra_kernel_args);
     options.encrypt_disks = engine.encrypt_disks;
+    options.disk_rate = DiskRate { mb_per_s: config.node.disk_mb_per_s, iops: config.node.disk_iops };
     options.accel = match engine.accel {
         AccelKind::Auto => Accel::Auto,
         AccelKind::Kvm => Accel::Kvm,
@@ -94,6 +95,8 @@ pub(super) fn network(config: &Config) -> Result<NetworkConfig, CliError> {
     }
     options.ipv6_prefix = node.ipv6_prefix.map(|c| c.0);
     options.mtu = node.mtu;
+    options.share =
+        Share { mb_per_s: node.network_mb_per_s, packets_per_s: node.network_packets_per_s, flows: node.network_flows };
     options.uid_base = node.uid_base;
     options.validate().map_err(|e| CliError::failed(e.to_string()))?;
     Ok(options)

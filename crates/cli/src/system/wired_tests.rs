@@ -82,9 +82,9 @@ const OPTIONS: &[(&str, &[&str], &str)] = &[
         "control/src",
     ),
     ("node/src/config.rs", &["NodeConfig", "DiskReserve", "CapacityOverrides"], "node/src"),
-    ("node/src/network/config.rs", &["NetworkConfig"], "node/src/network"),
+    ("node/src/network/config.rs", &["NetworkConfig", "Share"], "node/src/network"),
     ("node/src/images/mod.rs", &["ImagesConfig", "Timeouts"], "node/src/images"),
-    ("node/src/engine/qemu/config.rs", &["QemuConfig"], "node/src/engine"),
+    ("node/src/engine/qemu/config.rs", &["QemuConfig", "DiskRate"], "node/src/engine"),
 ];
 
 #[test]

@@ -52,7 +52,30 @@ pub struct NetworkConfig {
     pub mtu: Option<u32>,
     /// uid of a slot's VMM is this plus the slot; for the tap's owner.
     pub uid_base: u32,
+    pub share: Share,
 }
+
+/// What one sandbox may use of the network; zero means no limit. Its slot's
+/// rules drop what is more, so that neighbours and the host never see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// MiB a second, in each direction.
+    pub mb_per_s: u32,
+    /// In each direction.
+    pub packets_per_s: u32,
+    /// Connections held open, and again as many questions to the resolver:
+    /// its part of the host's connection table.
+    pub flows: u32,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self { mb_per_s: 125, packets_per_s: 100_000, flows: 8192 }
+    }
+}
+
+/// The kernel counts bytes times nanoseconds, in 64 bits.
+const MAX_MB_PER_S: u32 = 10_000;
 
 impl NetworkConfig {
     /// Defaults. The carve follows from the prefix, so that daemons with
@@ -72,6 +95,7 @@ impl NetworkConfig {
             deny: Vec::new(),
             mtu: None,
             uid_base: 700_000,
+            share: Share::default(),
         }
     }
 
@@ -121,6 +145,9 @@ impl NetworkConfig {
             && !(1280..=65_521).contains(&mtu)
         {
             return bad("mtu", format!("must be 1280 to 65521, is {mtu}"));
+        }
+        if self.share.mb_per_s > MAX_MB_PER_S {
+            return bad("share.mb_per_s", format!("must be at most {MAX_MB_PER_S}, is {}", self.share.mb_per_s));
         }
         Ok(())
     }
@@ -230,7 +257,7 @@ mod tests {
     #[test]
     fn what_cannot_work_is_refused_by_key() {
         type Change = fn(&mut NetworkConfig);
-        let cases: [(&str, Change); 14] = [
+        let cases: [(&str, Change); 15] = [
             ("prefix", |c| c.prefix = String::new()),
             ("prefix", |c| c.prefix = "1abc".to_owned()),
             ("prefix", |c| c.prefix = "a-b".to_owned()),
@@ -245,6 +272,7 @@ mod tests {
             ("allow", |c| c.allow = vec!["10.0.0.1/32".parse().expect("net"); 257]),
             ("deny", |c| c.deny = vec!["10.0.0.1/32".parse().expect("net"); 257]),
             ("mtu", |c| c.mtu = Some(600)),
+            ("share.mb_per_s", |c| c.share.mb_per_s = 10_001),
         ];
         for (wanted, change) in cases {
             let mut cfg = config();

@@ -32,7 +32,7 @@ mod rules;
 mod slot;
 mod tap;
 
-pub use config::{MAX_SLOTS, NetworkConfig};
+pub use config::{MAX_SLOTS, NetworkConfig, Share};
 pub use error::NetworkError;
 pub use host::forward_blockers;
 pub use pool::{ClaimedNet, GuestNet, GuestNet6, NetworkPool, SlotCounters};

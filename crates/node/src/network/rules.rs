@@ -7,16 +7,16 @@
 //! again, and its own addresses. Their size does not depend on the number of
 //! sandboxes: the host's rules match interfaces by the prefix of their name.
 
-use super::NetworkConfig;
 use super::config::{GATEWAY, GATEWAY_MAC, GATEWAY6, GUEST, GUEST_MAC, GUEST6};
 use super::deny::Lists;
+use super::{NetworkConfig, Share};
 use aether_core::spec::NetworkPolicy;
 use std::fmt::Write as _;
 
 /// The table's name inside a sandbox's namespace.
 pub(crate) const SLOT_TABLE: &str = "sandbox";
-/// Flows that one sandbox may hold open: its share of the host's connection table.
-const MAX_FLOWS: u32 = 8192;
+/// Beside one second of the rate, which the kernel allows by itself.
+const BURST: u64 = 256 << 10;
 
 /// An empty chain of ours that remembers how `ip_forward` was found. It lives
 /// in the kernel as long as the rules do, also when the daemon was killed.
@@ -115,11 +115,11 @@ pub(crate) fn drop_host_rules(cfg: &NetworkConfig) -> String {
 /// The rules inside a sandbox's namespace: the same text in all slots.
 pub(crate) fn slot_rules(cfg: &NetworkConfig, lists: &Lists, policy: NetworkPolicy) -> String {
     let v6 = cfg.ipv6_prefix.is_some();
-    let guest = guest_chain(v6);
+    let guest = guest_chain(v6, cfg.share);
     let sets = sets(lists);
     let filter = match policy {
         NetworkPolicy::None => filter_none(v6),
-        NetworkPolicy::Public => filter_public(lists, v6),
+        NetworkPolicy::Public => filter_public(lists, v6, cfg.share),
     };
     format!(
         r#"table netdev {SLOT_TABLE} {{
@@ -139,12 +139,13 @@ table inet {SLOT_TABLE} {{
 /// What may come out of the guest at all: its own addresses, whole packets,
 /// three protocols, towards the gateway. On the ingress hook because there
 /// fragments have not been put together yet.
-fn guest_chain(v6: bool) -> String {
+fn guest_chain(v6: bool, share: Share) -> String {
+    let rate = rate(share, "");
     let (mac, gw_mac) = (mac(GUEST_MAC), mac(GATEWAY_MAC));
     let mut out = format!(
         r#"    chain guest {{
         type filter hook ingress device "tap0" priority -500; policy drop;
-        ether saddr != {mac} drop
+{rate}        ether saddr != {mac} drop
         ether type arp arp saddr ether {mac} arp saddr ip {GUEST} accept
         ether type ip ether daddr {gw_mac} ip saddr {GUEST} ip hdrlength 5 ip frag-off & 0x3fff == 0 ip protocol {{ tcp, udp, icmp }} accept
 "#
@@ -189,13 +190,14 @@ fn output_chain(v6: bool, dns: bool) -> String {
     out
 }
 
-fn input_chain(v6: bool, dns: bool) -> String {
+fn input_chain(v6: bool, dns: Option<Share>) -> String {
     let mut out = String::from(
         r#"    chain input {
         type filter hook input priority filter; policy drop;
 "#,
     );
-    if dns {
+    if let Some(share) = dns {
+        out.push_str(&flows(share, &format!("iifname \"tap0\" ip daddr {GATEWAY} th dport 53 ")));
         let _ = write!(
             out,
             r#"        iifname "tap0" ip daddr {GATEWAY} udp dport 53 accept
@@ -223,12 +225,41 @@ fn filter_none(v6: bool) -> String {
         iifname "tap0" reject with icmpx admin-prohibited
     }}
 "#,
-        input_chain(v6, false),
+        input_chain(v6, None),
         output_chain(v6, false)
     )
 }
 
-fn filter_public(lists: &Lists, v6: bool) -> String {
+/// Drops what is above the rate. First of all rules: a packet that is refused
+/// for another reason costs as much.
+fn rate(share: Share, matching: &str) -> String {
+    let mut out = String::new();
+    if share.mb_per_s > 0 {
+        let bytes = u64::from(share.mb_per_s) << 20;
+        let _ = writeln!(out, "        {matching}limit rate over {bytes} bytes/second burst {BURST} bytes drop");
+    }
+    if share.packets_per_s > 0 {
+        let burst = (share.packets_per_s / 4).max(32);
+        let _ = writeln!(
+            out,
+            "        {matching}limit rate over {}/second burst {burst} packets drop",
+            share.packets_per_s
+        );
+    }
+    out
+}
+
+/// No new connection above the share.
+fn flows(share: Share, matching: &str) -> String {
+    match share.flows {
+        0 => String::new(),
+        flows => format!("        {matching}ct state new ct count over {flows} drop\n"),
+    }
+}
+
+fn filter_public(lists: &Lists, v6: bool, share: Share) -> String {
+    let inward = rate(share, "iifname \"up0\" oifname \"tap0\" ");
+    let flows = flows(share, "");
     let protocols = if v6 { "tcp, udp, icmp, ipv6-icmp" } else { "tcp, udp, icmp" };
     let mut judge = String::new();
     if !lists.allow4.is_empty() {
@@ -246,7 +277,7 @@ fn filter_public(lists: &Lists, v6: bool) -> String {
     format!(
         r#"{}{}    chain forward {{
         type filter hook forward priority filter; policy drop;
-        iifname "tap0" oifname "up0" goto out
+{inward}        iifname "tap0" oifname "up0" goto out
         iifname "up0" oifname "tap0" ct state established,related accept
     }}
     chain out {{
@@ -255,15 +286,14 @@ fn filter_public(lists: &Lists, v6: bool) -> String {
 {judge}        goto flows
     }}
     chain flows {{
-        ct state new ct count over {MAX_FLOWS} drop
-        accept
+{flows}        accept
     }}
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
         oifname "up0" masquerade
     }}
 "#,
-        input_chain(v6, true),
+        input_chain(v6, Some(share)),
         output_chain(v6, true)
     )
 }

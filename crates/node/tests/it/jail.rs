@@ -166,7 +166,7 @@ async fn a_jailed_process_holds_nothing() {
     assert_eq!(jailed.wait().await, (None, Some(9)));
     cgroup::remove(&group).expect("remove the group");
     remove_dir(&scratch.0.join("jail")).expect("remove the folder");
-    let _ = cgroup::remove(&format!("aether-it-{}", std::process::id()));
+    let _ = cgroup::remove_if_empty(&format!("aether-it-{}", std::process::id()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,7 +200,7 @@ async fn limits_hold() {
     let group = format!("aether-it-{}/limits", std::process::id());
     let limits = JailLimits { memory_mb: 64, pids: 12, fsize_bytes: 4096, ..JailLimits::default() };
     let script = "head -c 100000 /dev/urandom > /tmp/big; wc -c < /tmp/big; \
-                  for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do sleep 3 & done 2>&1 | grep -c -i fork";
+                  for i in $(seq 24); do sleep 3 & done 2>&1 | grep -c -i fork";
     let (out, _) = run(shell(&scratch, script).tmp_mb(1).cgroup(&group).limits(limits.clone())).await;
     assert!(out.contains("4096\n"), "{out}");
     assert!(out.contains("\n1\n") || out.contains("ork"), "the limit of tasks: {out}");
@@ -213,7 +213,23 @@ async fn limits_hold() {
     assert_eq!((out.contains("209715200"), exit.1), (false, Some(9)), "{out}");
     assert!(cgroup::oom_killed(&group));
     cgroup::remove(&group).expect("remove");
-    let _ = cgroup::remove(&format!("aether-it-{}", std::process::id()));
+    let _ = cgroup::remove_if_empty(&format!("aether-it-{}", std::process::id()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_holds_against_more_than_twice_as_much() {
+    let scratch = Scratch::new("quota");
+    let group = format!("aether-it-{}/quota", std::process::id());
+    let limits = JailLimits { cpu_percent: 20, ..JailLimits::default() };
+    let begun = tokio::time::Instant::now();
+    let busy = "for i in 1 2 3; do while :; do :; done & done; sleep 3";
+    let (out, _) = run(shell(&scratch, busy).cgroup(&group).limits(limits)).await;
+    let (used, passed) = (cgroup::usage(&group).cpu_usage_us, begun.elapsed().as_micros() as u64);
+    cgroup::remove(&group).expect("remove");
+    let _ = cgroup::remove_if_empty(&format!("aether-it-{}", std::process::id()));
+    // A period more than the quota of the time that passed.
+    let allowed = passed / 5 + 100_000;
+    assert!((passed / 100..allowed).contains(&used), "{used} µs of {passed} µs: {out}");
 }
 
 /// CVE-2026-1386: whatever lies at the jail's place is refused, not followed.

@@ -11,5 +11,6 @@ mod idempotency;
 mod ipv6;
 mod isolation;
 mod leaks;
+mod neighbours;
 mod terminal;
 mod tour;

@@ -2,6 +2,7 @@
 //! in it, since `ps` shows it to everyone on the host.
 
 use super::super::DiskFormat;
+use super::DiskRate;
 use std::path::Path;
 
 /// Descriptor numbers inside the jail.
@@ -40,6 +41,7 @@ pub(super) struct Machine<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct Devices<'a> {
     pub(super) disk: &'a DiskFormat,
+    pub(super) rate: DiskRate,
     pub(super) tap: bool,
     pub(super) mac: [u8; 6],
 }
@@ -92,12 +94,37 @@ fn base(args: &mut Args, machine: &Machine<'_>) {
     args.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
 }
 
+/// One bucket for all disks of the sandbox, so that a second disk is no second share.
+fn throttle(args: &mut Args, rate: DiskRate) {
+    let mut group = String::from("throttle-group,id=share");
+    if rate.mb_per_s > 0 {
+        group.push_str(&format!(",x-bps-total={}", u64::from(rate.mb_per_s) << 20));
+    }
+    if rate.iops > 0 {
+        group.push_str(&format!(",x-iops-total={}", rate.iops));
+    }
+    if rate != (DiskRate { mb_per_s: 0, iops: 0 }) {
+        args.pair("-object", group);
+    }
+}
+
+/// The node that the guest's device uses in place of this one.
+fn limited(args: &mut Args, rate: DiskRate, node: &str, options: &str) -> String {
+    if rate == (DiskRate { mb_per_s: 0, iops: 0 }) {
+        return node.to_owned();
+    }
+    args.pair("-blockdev", format!("driver=throttle,throttle-group=share,file={node},node-name={node}-share{options}"));
+    format!("{node}-share")
+}
+
 fn drives(args: &mut Args, devices: &Devices<'_>) {
+    throttle(args, devices.rate);
     args.pair("-add-fd", format!("fd={},set=1,opaque=image", fd::IMAGE));
     args.pair("-add-fd", format!("fd={},set=2,opaque=disk", fd::DISK));
     // Shared by several sandboxes, so no lock.
     args.pair("-blockdev", "driver=file,filename=/dev/fdset/1,node-name=image,read-only=on,locking=off");
-    args.pair("-device", "virtio-blk-device,drive=image,serial=image");
+    let image = limited(args, devices.rate, "image", ",read-only=on");
+    args.pair("-device", format!("virtio-blk-device,drive={image},serial=image"));
     let file = "driver=file,filename=/dev/fdset/2,node-name=disk-file,discard=unmap,locking=off";
     args.pair("-blockdev", file);
     match devices.disk {
@@ -113,7 +140,8 @@ fn drives(args: &mut Args, devices: &Devices<'_>) {
         }
     }
     // A full host holds the guest (`qmp::keep_going` lets it go on); it is told of every other error.
-    args.pair("-device", "virtio-blk-device,drive=disk,serial=disk,werror=enospc,rerror=report");
+    let disk = limited(args, devices.rate, "disk", ",discard=unmap");
+    args.pair("-device", format!("virtio-blk-device,drive={disk},serial=disk,werror=enospc,rerror=report"));
 }
 
 fn network(args: &mut Args, devices: &Devices<'_>) {
@@ -173,7 +201,7 @@ mod tests {
     use super::*;
 
     fn machine<'a>(kvm: bool, disk: &'a DiskFormat, tap: bool) -> Machine<'a> {
-        let devices = Devices { disk, tap, mac: [2, 0, 0, 0, 0xab, 1] };
+        let devices = Devices { disk, rate: DiskRate::default(), tap, mac: [2, 0, 0, 0, 0xab, 1] };
         Machine { kvm, vcpus: 2, memory_mb: 512, tsc_khz: 2_100_000, extra_kernel_args: "", devices: Some(devices) }
     }
 
@@ -196,6 +224,20 @@ mod tests {
     #[test]
     fn no_tap_no_network() {
         assert!(!text(&machine(false, &DiskFormat::Raw, false)).contains("net"));
+    }
+
+    #[test]
+    fn no_rate_no_throttle() {
+        let mut machine = machine(false, &DiskFormat::Raw, true);
+        let mut rate = |mb_per_s, iops| {
+            if let Some(devices) = &mut machine.devices {
+                devices.rate = DiskRate { mb_per_s, iops };
+            }
+            text(&machine)
+        };
+        assert!(!rate(0, 0).contains("throttle"));
+        let line = rate(0, 7);
+        assert!(line.contains("throttle-group,id=share,x-iops-total=7\n") && !line.contains("bps"), "{line}");
     }
 
     #[test]

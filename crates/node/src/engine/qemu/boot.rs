@@ -101,7 +101,12 @@ pub(super) async fn start(parts: &Parts<'_>, request: BootRequest) -> Result<(Ja
     let disk_file = open(&request.disk.path, true)?;
     let sockets = slot::make(&slot::dir(&parts.config.run_dir, request.slot))?;
     let (sinks, stdout, stderr) = Sinks::make()?;
-    let devices = Devices { disk: &request.disk.format, tap: request.tap.is_some(), mac: request.mac };
+    let devices = Devices {
+        disk: &request.disk.format,
+        rate: parts.config.disk_rate,
+        tap: request.tap.is_some(),
+        mac: request.mac,
+    };
     let machine = parts.machine(request.vcpus, request.memory_mb, Some(devices));
     let writes = disk::write_limit(&request.disk.path, &request.disk.format)?;
     let limits = parts.limits(request.vcpus, request.memory_mb, writes);

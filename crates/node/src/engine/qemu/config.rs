@@ -41,6 +41,23 @@ pub struct QemuConfig {
     pub accel: Accel,
     pub extra_kernel_args: String,
     pub encrypt_disks: bool,
+    pub disk_rate: DiskRate,
+}
+
+/// What one sandbox may ask of the host's disks, its image and its own disk,
+/// reads and writes together; zero means no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskRate {
+    /// MiB a second.
+    pub mb_per_s: u32,
+    /// Requests a second.
+    pub iops: u32,
+}
+
+impl Default for DiskRate {
+    fn default() -> Self {
+        Self { mb_per_s: 400, iops: 20_000 }
+    }
 }
 
 impl QemuConfig {
@@ -62,6 +79,7 @@ impl QemuConfig {
             accel: Accel::Auto,
             extra_kernel_args: String::new(),
             encrypt_disks: true,
+            disk_rate: DiskRate::default(),
         }
     }
 

@@ -26,7 +26,7 @@ mod qcow2;
 mod qmp;
 mod slot;
 
-pub use config::{Accel, EngineFacts, MAX_SLOTS, QemuConfig};
+pub use config::{Accel, DiskRate, EngineFacts, MAX_SLOTS, QemuConfig};
 
 use super::{BootRequest, DiskFormat, Engine, EngineError, Isolation, Vmm, VmmExit, VmmIdentity, VmmStats};
 use crate::cgroup;

@@ -2,9 +2,9 @@
 
 use super::lab::{self, Guest, Lab, PERMITTED, PORT, in_lab, run};
 use aether_core::spec::NetworkPolicy::Public;
-use aether_node::network::NetworkPool;
+use aether_node::network::{NetworkConfig, NetworkPool, Share};
 use socket2::{Domain, Protocol, Socket, Type};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 const GATEWAY_MAC: [u8; 6] = [0x02, 0xae, 0x74, 0x68, 0x00, 0x01];
@@ -182,6 +182,107 @@ fn a_sandbox_cannot_hold_more_than_its_share_of_connections() {
         neighbour.assert_reaches(PERMITTED);
         pool.set_policy(0, Public).await.expect("cut");
         assert!(connects(30), "room again");
+    });
+}
+
+/// What a sandbox may use, small enough to be passed by far.
+fn small(lab: &Lab, prefix: &str, share: Share) -> NetworkConfig {
+    let mut cfg = lab.config(prefix);
+    cfg.share = share;
+    cfg
+}
+
+const NO_SHARE: Share = Share { mb_per_s: 0, packets_per_s: 0, flows: 0 };
+
+/// Sends frames as fast as it can; (packets that arrived, seconds it took).
+async fn flood(lab: &Lab, guest: &Guest, frame: &[u8], frames: u32) -> (u64, f64) {
+    let before = arrived(lab)[1];
+    let begun = tokio::time::Instant::now();
+    for _ in 0..frames {
+        guest.inject(frame);
+    }
+    let passed = begun.elapsed().as_secs_f64();
+    // Those that were let through are on their way for a moment.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    (arrived(lab)[1] - before, passed)
+}
+
+#[test]
+fn a_sandbox_sends_no_more_than_its_share() {
+    in_lab(async |lab| {
+        watch(&lab);
+        let packets = Share { packets_per_s: 400, ..NO_SHARE };
+        let pool = NetworkPool::open(small(&lab, "tpps", packets)).await.expect("open");
+        let guest = lab.guest(&pool, 0, Public).await;
+        guest.assert_reaches(PERMITTED);
+        let frame = Frame::good(&guest);
+        let (came, passed) = flood(&lab, &guest, &frame.bytes(), 20_000).await;
+        let share = 100.0 + 400.0 * (passed + 0.5);
+        assert!(20_000.0 > 2.0 * share, "the attempt was too slow: {passed} s");
+        assert!(came as f64 <= share && came > 20, "{came} packets of {share}");
+        // The neighbour has its own.
+        lab.guest(&pool, 1, Public).await.assert_reaches(PERMITTED);
+
+        let bytes = Share { mb_per_s: 1, ..NO_SHARE };
+        let pool = NetworkPool::open(small(&lab, "tbps", bytes)).await.expect("open");
+        let guest = lab.guest(&pool, 0, Public).await;
+        guest.assert_reaches(PERMITTED);
+        let length = 8 + 1200_u16;
+        let head: Vec<u8> = [40_000, PORT, length, 0].into_iter().flat_map(u16::to_be_bytes).collect();
+        let large = frame.around(&[head, vec![7; 1200]].concat());
+        let (came, passed) = flood(&lab, &guest, &large, 10_000).await;
+        // A second of it may come at once.
+        let share = f64::from(256 << 10) + f64::from(1 << 20) * (passed + 1.5);
+        let (came, tried) = (came as f64 * large.len() as f64, 10_000.0 * large.len() as f64);
+        assert!(tried > 2.0 * share, "the attempt was too slow: {passed} s");
+        assert!(came <= share && came > 50_000.0, "{came} bytes of {share}");
+    });
+}
+
+#[test]
+fn a_sandbox_gets_no_more_than_its_share() {
+    in_lab(async |lab| {
+        let packets = Share { packets_per_s: 400, ..NO_SHARE };
+        let pool = NetworkPool::open(small(&lab, "tinw", packets)).await.expect("open");
+        let guest = lab.guest(&pool, 0, Public).await;
+        let at = SocketAddr::from((TARGET, PORT + 1));
+        let server = lab.world.run(move || UdpSocket::bind(at).expect("binds"));
+        let sender = std::thread::Builder::new()
+            .spawn(move || {
+                let from = server.recv_from(&mut [0; 16]).expect("a question").1;
+                for _ in 0..20_000 {
+                    let _ = server.send_to(&[7; 100], from);
+                }
+            })
+            .expect("spawn");
+        let (came, passed) = guest.ns.run(move || {
+            let socket = UdpSocket::bind("0.0.0.0:0").expect("binds");
+            socket.set_read_timeout(Some(Duration::from_millis(500))).expect("set");
+            let begun = tokio::time::Instant::now();
+            socket.send_to(b"more", at).expect("sends");
+            let came = std::iter::from_fn(|| socket.recv(&mut [0; 200]).ok()).count();
+            (came, begun.elapsed().as_secs_f64())
+        });
+        sender.join().expect("sends all");
+        let share = 100.0 + 400.0 * passed;
+        assert!(20_000.0 > 2.0 * share, "the attempt was too slow: {passed} s");
+        assert!(came as f64 <= share && came > 20, "{came} packets of {share}");
+    });
+}
+
+#[test]
+fn a_sandbox_opens_no_more_than_its_share_of_flows() {
+    in_lab(async |lab| {
+        watch(&lab);
+        let pool = NetworkPool::open(small(&lab, "tflow", Share { flows: 64, ..NO_SHARE })).await.expect("open");
+        let guest = lab.guest(&pool, 0, Public).await;
+        let before = arrived(&lab)[1];
+        for from_port in 20_000..20_128 {
+            guest.inject(&Frame { from_port, ..Frame::good(&guest) }.bytes());
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let came = arrived(&lab)[1] - before;
+        assert!((32..=64).contains(&came), "{came} flows of 128");
     });
 }
 
