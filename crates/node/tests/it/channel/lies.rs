@@ -266,11 +266,27 @@ async fn lied_to(rpc: &Rpc, lie: Lie) -> Result<(), String> {
         return Err(format!("{taken} bytes of it were taken, more than {fair}"));
     }
     judge(rpc, lie, &went, silent)?;
-    // The same guest is asked something else, on both lanes.
-    let other = if rpc.name == "Guest/Thaw" { client.reseed(vec![1; 32], 1).await } else { client.thaw().await };
-    other.map_err(|e| format!("afterwards, on the control lane: {e}"))?;
-    if rpc.name == "Exec/Signal" { client.exec_resize("y", 1, 1).await } else { client.exec_signal("y", 1).await }
-        .map_err(|e| format!("afterwards, on the data lane: {e}"))
+    // The same guest is asked something else, on both lanes. A paused clock may leap while bytes are on their way, which
+    // is a time-out that is none.
+    let mut last = Ok(());
+    for _ in 0..20 {
+        last = others_work(rpc, &client).await;
+        if last.is_ok() {
+            break;
+        }
+    }
+    last.map_err(|e| format!("afterwards: {e}"))
+}
+
+async fn others_work(rpc: &Rpc, client: &GuestClient) -> Result<(), ChannelError> {
+    match rpc.name {
+        "Guest/Thaw" => client.reseed(vec![1; 32], 1).await?,
+        _ => client.thaw().await?,
+    }
+    match rpc.name {
+        "Exec/Resize" => client.exec_signal("y", 1).await,
+        _ => client.exec_resize("y", 1, 1).await,
+    }
 }
 
 fn judge(rpc: &Rpc, lie: Lie, went: &Went, silent: bool) -> Result<(), String> {
