@@ -103,11 +103,14 @@ impl Sandbox {
     /// sandbox lives on. Answers the generation at which it became gone.
     pub(crate) async fn work(&mut self) -> Option<u64> {
         let mut pause = RETRY_FIRST;
+        // An action that failed may have changed the row without having noted it.
+        let mut noted = true;
         while !self.host.shutdown.is_cancelled() {
             self.look_at_deadline();
             let action = decide(&self.facts());
             tracing::debug!(agent = %self.agent_id(), ?action, "next");
             let done = match action {
+                Action::Rest(_) if !noted => self.save().await,
                 Action::Rest(why) => self.rest(why).await,
                 Action::Boot => self.boot().await,
                 Action::Stop(reason) => self.stop(reason).await,
@@ -116,6 +119,7 @@ impl Sandbox {
                 Action::Settle => self.settle().await,
                 Action::Destroy => self.destroy().await,
             };
+            noted = done.is_ok();
             match done {
                 Ok(()) => pause = RETRY_FIRST,
                 Err(fault) => {
