@@ -67,14 +67,12 @@ impl Pairs {
 
     /// Ours over the peer, pair by pair.
     pub(crate) fn ratio(&self, row: &str, what: &str, unit: &str, at_most: f64) -> Record {
-        let ratios: Vec<f64> = self.ours.iter().zip(&self.peer).map(|(a, b)| a / b).collect();
-        self.record(row, what, unit, &ratios, Some(at_most))
+        self.record(row, what, unit, &over(&self.ours, &self.peer), Some(at_most))
     }
 
     /// The same where more is better.
     pub(crate) fn ratio_at_least(&self, row: &str, what: &str, unit: &str, at_least: f64) -> Record {
-        let ratios: Vec<f64> = self.ours.iter().zip(&self.peer).map(|(a, b)| a / b).collect();
-        self.record(row, what, unit, &ratios, None).at_least(at_least)
+        self.record(row, what, unit, &over(&self.ours, &self.peer), None).at_least(at_least)
     }
 
     /// The 99th percentiles side by side, without an interval of their own.
@@ -86,8 +84,7 @@ impl Pairs {
     }
 
     fn record(&self, row: &str, what: &str, unit: &str, values: &[f64], at_most: Option<f64>) -> Record {
-        let control: Vec<f64> = self.again.iter().zip(&self.peer).map(|(a, b)| a / b).collect();
-        let control = bootstrap_groups(&self.grouped(&control));
+        let control = bootstrap_groups(&self.grouped(&over(&self.again, &self.peer)));
         let interval = bootstrap_groups(&self.grouped(values));
         let mut record = Record::amount(row, what, unit, interval, self.ours.len(), at_most);
         record.ours = Some(round(median(&self.ours)));
@@ -96,4 +93,9 @@ impl Pairs {
         record.aa_high = Some(round(control.high));
         record
     }
+}
+
+/// One side over the other, pair by pair.
+fn over(side: &[f64], other: &[f64]) -> Vec<f64> {
+    side.iter().zip(other).map(|(a, b)| a / b).collect()
 }

@@ -6,7 +6,7 @@ use crate::rows::IMAGE;
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -66,16 +66,7 @@ impl Server {
             config.push_str(&format!("images: {{ allow_insecure_hosts: [\"{host}\"] }}\n"));
         }
         std::fs::write(path("config.yaml"), config)?;
-        let log = File::create(path("server.log"))?;
-        let child = command
-            .arg("--config")
-            .arg(path("config.yaml"))
-            .arg("server")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("the server starts")?;
+        let child = launch(&mut command, dir.path())?;
         let url = format!("http://127.0.0.1:{port}");
         let http = reqwest::Client::builder().tcp_nodelay(true).build()?;
         let mut server = Self { dir, uid_base, aether: setup.aether.clone(), child, http, url, key: String::new() };
@@ -220,16 +211,7 @@ impl Server {
 
     /// Starts it again over what it left; returns at once.
     pub(crate) fn again(&mut self) -> anyhow::Result<()> {
-        let log = File::options().append(true).open(self.dir.path().join("server.log"))?;
-        self.child = Command::new(&self.aether)
-            .arg("--config")
-            .arg(self.dir.path().join("config.yaml"))
-            .arg("server")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("the server starts again")?;
+        self.child = launch(&mut Command::new(&self.aether), self.dir.path())?;
         Ok(())
     }
 
@@ -284,6 +266,20 @@ impl Drop for Server {
             let _ = self.child.wait();
         }
     }
+}
+
+/// A server on the configuration in `dir`, its log beside it.
+fn launch(command: &mut Command, dir: &Path) -> anyhow::Result<Child> {
+    let log = File::options().create(true).append(true).open(dir.join("server.log"))?;
+    command
+        .arg("--config")
+        .arg(dir.join("config.yaml"))
+        .arg("server")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .context("the server starts")
 }
 
 fn uid_of(pid: u32) -> Option<u32> {

@@ -2,18 +2,17 @@
 //! made bare through rusqlite; 64 clients beside PostgreSQL with the same
 //! rows, and how many creates one sync carries.
 
+use super::{IMAGE, synced_page};
 use crate::Setup;
 use crate::bare_store::{BareStore, Template};
 use crate::load::Wrk;
 use crate::pairs::{Pairs, Side, order};
 use crate::postgres::Postgres;
 use crate::record::Record;
-use crate::rows::IMAGE;
 use crate::server::{NO_ROOM_MB, Server};
 use crate::stats::{bootstrap, median};
 use anyhow::{Context, ensure};
 use serde_json::json;
-use std::io::{Seek, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -52,7 +51,7 @@ pub(crate) async fn one_client(setup: &Setup) -> anyhow::Result<Vec<Record>> {
                 pairs.push(side, median(&took));
             }
         }
-        let took: Vec<f64> = (0..PER_TURN).map(|_| sync(&mut file)).collect::<anyhow::Result<_>>()?;
+        let took: Vec<f64> = (0..PER_TURN).map(|_| Ok(synced_page(&mut file)? * 1e6)).collect::<anyhow::Result<_>>()?;
         syncs.push(median(&took));
     }
     bare.check(&dir)?;
@@ -62,14 +61,6 @@ pub(crate) async fn one_client(setup: &Setup) -> anyhow::Result<Vec<Record>> {
         pairs.added("2a", "durable create over HTTP, one client, over the same transaction made bare", "µs", 150.0),
         Record::amount("2a.sync", "4 KiB written and synced in the same folder", "µs", bootstrap(&syncs), PAIRS, None),
     ])
-}
-
-fn sync(file: &mut std::fs::File) -> anyhow::Result<f64> {
-    file.rewind()?;
-    let began = Instant::now();
-    file.write_all(&[7_u8; 4096])?;
-    file.sync_data()?;
-    Ok(began.elapsed().as_secs_f64() * 1e6)
 }
 
 fn agents(db: &Path) -> anyhow::Result<u64> {

@@ -2,14 +2,13 @@
 //! HTTP and authentication; the peer: a bare loop that asks a guest of the
 //! same kind for the same spawn over the same kind of channel.
 
-use super::{IMAGE, archive};
+use super::{IMAGE, archive, synced_page};
 use crate::Setup;
 use crate::bare::{Bare, BareVm};
 use crate::pairs::{Pairs, Side, order};
 use crate::record::Record;
 use crate::server::Server;
 use crate::stats::bootstrap;
-use std::io::{Seek, Write};
 use tokio::time::Instant;
 
 /// Each with new guests on both sides: under emulation one guest is faster
@@ -92,16 +91,12 @@ async fn reads(server: &Server, id: &str) -> anyhow::Result<Vec<f64>> {
 /// that does not grow.
 fn syncs(server: &Server) -> anyhow::Result<Vec<f64>> {
     let mut file = std::fs::File::create(server.dir.path().join("sync"))?;
-    let page = [7_u8; 4096];
     let mut took = Vec::new();
     for n in 0..=PARTS {
-        file.rewind()?;
-        let began = Instant::now();
-        file.write_all(&page)?;
-        file.sync_data()?;
+        let ms = synced_page(&mut file)? * 1000.0;
         // The first one makes the file.
         if n > 0 {
-            took.push(began.elapsed().as_secs_f64() * 1000.0);
+            took.push(ms);
         }
     }
     Ok(took)

@@ -14,6 +14,7 @@ mod slot;
 
 use crate::Setup;
 use crate::record::Record;
+use std::io::{Seek, Write};
 
 /// In the order in which they run: what must have the machine for itself first.
 pub(crate) const NAMES: [&str; 12] = ["guest", "idle", "1", "2a", "2b", "13", "14", "5", "7", "8", "convert", "cold"];
@@ -46,4 +47,14 @@ pub(crate) async fn run(name: &str, setup: &Setup) -> anyhow::Result<Vec<Record>
 /// The demo's image as an archive.
 fn archive(setup: &Setup) -> String {
     setup.demo.join("python.tar").display().to_string()
+}
+
+/// A page written over the beginning of a file and synced, in seconds: what
+/// the disk takes for one commit.
+fn synced_page(file: &mut std::fs::File) -> anyhow::Result<f64> {
+    file.rewind()?;
+    let began = tokio::time::Instant::now();
+    file.write_all(&[7_u8; 4096])?;
+    file.sync_data()?;
+    Ok(began.elapsed().as_secs_f64())
 }
