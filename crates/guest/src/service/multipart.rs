@@ -190,20 +190,9 @@ mod fuzz;
 
 #[cfg(test)]
 mod tests {
+    use super::fuzz::Slow;
     use super::*;
     use proptest::prelude::*;
-
-    /// Gives a few bytes at a time.
-    struct Slow<'a>(&'a [u8], usize);
-
-    impl Read for Slow<'_> {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            let count = self.0.len().min(self.1).min(buffer.len());
-            buffer[..count].copy_from_slice(&self.0[..count]);
-            self.0 = &self.0[count..];
-            Ok(count)
-        }
-    }
 
     fn body(parts: &[(&str, &[u8])]) -> Vec<u8> {
         let mut body = Vec::new();

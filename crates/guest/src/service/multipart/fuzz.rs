@@ -3,7 +3,7 @@
 use super::*;
 
 /// Gives a few bytes at a time.
-struct Slow<'a>(&'a [u8], usize);
+pub(super) struct Slow<'a>(pub(super) &'a [u8], pub(super) usize);
 
 impl Read for Slow<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
