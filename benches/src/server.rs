@@ -233,7 +233,7 @@ impl Server {
 
     async fn listed(&self, more: &str) -> anyhow::Result<Page> {
         let list = self.call(self.http.get(format!("{}/v1/agents?per_page=100{more}", self.url))).await?;
-        let agents = list["agents"].as_array().context("a list")?;
+        let agents = list["data"].as_array().context("a list")?;
         let ids = agents.iter().filter_map(|a| a["id"].as_str()).map(str::to_owned).collect();
         Ok(Page { ids, next: list["next_cursor"].as_str().map(str::to_owned) })
     }

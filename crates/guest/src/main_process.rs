@@ -128,6 +128,7 @@ fn launch(guest: &Arc<Guest>, spec: &Spec) -> Result<Arc<Exec>, String> {
         terminal: spec.tty.then_some((80, 24)),
         timeout: None,
         logged: true,
+        starter_attaches: false,
         replace_ended: true,
     };
     guest.execs.start(guest, start).map(|(exec, _)| exec).map_err(|error| error.to_string())

@@ -6,9 +6,10 @@
 //!
 //! Readers attach and detach; while one is attached and a full ring behind,
 //! the pipes are not read, so the process waits and nothing is lost. Without
-//! readers the oldest output is overwritten. After the end, a pipe that a
-//! background child still holds is read and thrown away: closing it would
-//! kill that child.
+//! readers the oldest output is overwritten; a starter that is to attach by a
+//! second call counts as one until it does, for a while. After the end, a pipe
+//! that a background child still holds is read and thrown away: closing it
+//! would kill that child.
 
 use super::ring::{CAPACITY, CHUNK, Chunk, Ring};
 use super::spawn::Spawned;
@@ -29,6 +30,8 @@ use tokio::time::Instant;
 
 /// A terminal hands its last bytes over a moment after the process is gone.
 const TERMINAL_DRAIN: Duration = Duration::from_millis(200);
+/// How long output is held for a starter that has not attached yet.
+const STARTER_HOLD: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exit {
@@ -70,6 +73,8 @@ struct State {
     ring: Ring,
     readers: BTreeMap<u64, u64>,
     next_reader: u64,
+    /// Until then the starter counts as a reader that has read nothing.
+    held_until: Option<Instant>,
     exit: Option<(Exit, Duration)>,
     timed_out: bool,
     undrained: usize,
@@ -99,6 +104,7 @@ impl Exec {
         spawned: Spawned,
         timeout: Option<Duration>,
         logs: Option<Arc<LogRing>>,
+        starter_attaches: bool,
     ) -> io::Result<Arc<Self>> {
         let Spawned { pid, ended, input, outputs, terminal } = spawned;
         let input = input.map(|file| asynchronous(file, Interest::WRITABLE)).transpose()?;
@@ -106,9 +112,10 @@ impl Exec {
             .into_iter()
             .map(|(stream, file)| Ok((stream, asynchronous(file, Interest::READABLE)?)))
             .collect::<io::Result<Vec<_>>>()?;
+        let held_until = starter_attaches.then(|| Instant::now() + STARTER_HOLD);
         let exec = Arc::new(Self {
             has_stdin: input.is_some(),
-            state: Mutex::new(State::new(outputs.len())),
+            state: Mutex::new(State { held_until, ..State::new(outputs.len()) }),
             input: tokio::sync::Mutex::new(input),
             tty: terminal.is_some(),
             terminal,
@@ -184,9 +191,17 @@ impl Exec {
         let mut buffer = vec![0; CHUNK];
         let mut room = self.room.subscribe();
         loop {
-            while !lock(&self.state).has_room() {
-                if room.changed().await.is_err() {
-                    break;
+            loop {
+                let held_until = {
+                    let state = lock(&self.state);
+                    if state.has_room() {
+                        break;
+                    }
+                    state.held_until
+                };
+                match held_until {
+                    None => drop(room.changed().await),
+                    Some(until) => drop(tokio::time::timeout_at(until, room.changed()).await),
                 }
             }
             let live = tokio::select! {
@@ -322,6 +337,7 @@ impl Exec {
         let mut state = lock(&self.state);
         let id = state.next_reader;
         state.next_reader += 1;
+        state.held_until = None;
         let held = offset.max(state.ring.start());
         state.readers.insert(id, held);
         Reader { exec: self.clone(), id, offset, changed: self.changed.subscribe() }
@@ -334,6 +350,7 @@ impl State {
             ring: Ring::new(CAPACITY),
             readers: BTreeMap::new(),
             next_reader: 0,
+            held_until: None,
             exit: None,
             timed_out: false,
             undrained: outputs,
@@ -341,7 +358,8 @@ impl State {
     }
 
     fn has_room(&self) -> bool {
-        self.ring.has_room(self.readers.values().min().copied())
+        let starter = self.held_until.filter(|until| Instant::now() < *until).map(|_| 0);
+        self.ring.has_room(self.readers.values().min().copied().or(starter))
     }
 
     fn drained(&self) -> bool {

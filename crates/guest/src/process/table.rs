@@ -39,6 +39,9 @@ pub struct Start {
     pub timeout: Option<Duration>,
     /// Lines go to the log ring too.
     pub logged: bool,
+    /// A call to read the output from its beginning follows: until it comes
+    /// nothing is overwritten.
+    pub starter_attaches: bool,
     /// The id may be taken again once its process has ended.
     pub replace_ended: bool,
 }
@@ -110,7 +113,8 @@ fn begin(guest: &Arc<Guest>, start: &Start) -> Result<Arc<Exec>, StartError> {
     match spawn(&plan, &guest.reaper) {
         Ok(spawned) => {
             let logs = start.logged.then(|| guest.logs.clone());
-            Exec::adopt(start.id.clone(), start.about.clone(), spawned, start.timeout, logs)
+            let attaches = start.starter_attaches;
+            Exec::adopt(start.id.clone(), start.about.clone(), spawned, start.timeout, logs, attaches)
                 .map_err(|error| StartError::Full(format!("cannot watch the process: {error}")))
         }
         Err(StartError::Program { exit_code, message }) => {

@@ -132,6 +132,7 @@ impl Service {
             terminal,
             timeout: (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms)),
             logged: false,
+            starter_attaches: true,
             replace_ended: false,
         })
     }

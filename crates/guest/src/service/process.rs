@@ -61,6 +61,7 @@ impl Service {
             terminal: size.transpose()?,
             timeout: context.time_remaining(),
             logged: false,
+            starter_attaches: true,
             replace_ended: false,
         })
     }

@@ -55,6 +55,33 @@ async fn orphans_are_reaped_and_ends_are_told() {
     tokio::time::timeout(client::LIMIT, reaped).await.expect("no child is left, dead or alive");
 }
 
+/// More than the ring holds, read late, in pieces that do not fit its own.
+#[tokio::test]
+async fn output_waits_for_its_starter_and_a_slow_reader_gets_every_byte() {
+    use base64::Engine as _;
+    const BYTES: u64 = 5_000_000;
+    let guest = Running::start(&[]).await.connect().await;
+    guest.identify().await;
+    let script =
+        format!("i=0; while [ $i -lt 40 ]; do i=$((i+1)); printf %07d $i; done; head -c {} /dev/zero", BYTES - 280);
+    let start = json!({ "execId": "much", "argv": ["/bin/sh", "-c", script] });
+    guest.data("aether.guest.v1.Exec/Start", start).await.expect("started");
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let mut stream = guest.stream("aether.guest.v1.Exec/Output", json!({ "execId": "much" }), 5).await;
+    let mut came = 0;
+    while let Some(message) = stream.next().await {
+        assert!(message["gap"].is_null(), "{message}");
+        if let Some(data) = message["output"]["data"].as_str() {
+            came += base64::engine::general_purpose::STANDARD.decode(data).expect("base64").len() as u64;
+        }
+        if came < 300_000 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    assert_eq!(came, BYTES);
+    assert_eq!(guest.ended("much").await["exit"]["exitCode"], 0);
+}
+
 #[tokio::test]
 async fn e2bs_process_service_shows_the_same_table() {
     let guest = Running::start(&[]).await.connect().await;
