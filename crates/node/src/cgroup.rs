@@ -152,25 +152,60 @@ fn write_if_present(path: &Path, value: &str) -> io::Result<()> {
     if path.exists() { write(path, value) } else { Ok(()) }
 }
 
-/// Removes the group below every controller; fine when it does not exist.
-/// Waits up to two seconds, since the kernel takes a moment to let go of a
-/// process that has just ended. Blocks: not for an async task.
+/// Removes the group below every controller, with the groups below it; fine
+/// when it does not exist. Waits up to two seconds, since the kernel takes a
+/// moment to let go of a process that has just ended. Whoever is still in it
+/// then is not ours to end: it is moved out, as a stranger's process may have
+/// been put there. Blocks: not for an async task.
 pub fn remove(name: &str) -> io::Result<()> {
     for dir in folders(name) {
-        let mut left = 200;
-        loop {
-            match std::fs::remove_dir(&dir) {
-                Ok(()) => break,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => break,
-                Err(e) if e.raw_os_error() == Some(libc::EBUSY) && left > 0 => {
-                    left -= 1;
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-                Err(e) => return Err(io::Error::new(e.kind(), format!("{}: {e}", dir.display()))),
-            }
-        }
+        let root = hierarchy(&dir);
+        remove_tree(&dir, &root)?;
     }
     Ok(())
+}
+
+/// The root of the hierarchy that a group's folder is in.
+fn hierarchy(dir: &Path) -> PathBuf {
+    match version() {
+        Version::V1 => dir.iter().take(Path::new(ROOT).iter().count() + 1).collect(),
+        _ => PathBuf::from(ROOT),
+    }
+}
+
+fn remove_tree(dir: &Path, root: &Path) -> io::Result<()> {
+    for tries in 0..=200 {
+        match std::fs::remove_dir(dir) {
+            Ok(()) => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EBUSY | libc::ENOTEMPTY)) && tries < 200 => {
+                for child in subgroups(dir) {
+                    remove_tree(&child, root)?;
+                }
+                if tries == 100 {
+                    evict(dir, root);
+                }
+            }
+            Err(e) => return Err(io::Error::new(e.kind(), format!("{}: {e}", dir.display()))),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+fn subgroups(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+}
+
+fn evict(dir: &Path, root: &Path) {
+    let inside = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    for pid in inside.split_whitespace() {
+        tracing::warn!(pid, group = %dir.display(), "a process that is not ours is moved out of our cgroup");
+        if let Err(e) = std::fs::write(root.join("cgroup.procs"), pid) {
+            tracing::debug!(pid, error = %e, "it cannot be moved");
+        }
+    }
 }
 
 /// Removes the group where it has neither tasks nor groups below it.
@@ -218,12 +253,7 @@ pub fn oom_killed(name: &str) -> bool {
 pub fn children(parent: &str) -> Vec<String> {
     let mut names = std::collections::BTreeSet::new();
     for dir in folders(parent) {
-        let Ok(entries) = std::fs::read_dir(dir) else { continue };
-        for entry in entries.flatten() {
-            if entry.file_type().is_ok_and(|t| t.is_dir()) {
-                names.insert(entry.file_name().to_string_lossy().into_owned());
-            }
-        }
+        names.extend(subgroups(&dir).iter().filter_map(|d| Some(d.file_name()?.to_str()?.to_owned())));
     }
     names.into_iter().collect()
 }

@@ -33,7 +33,8 @@ pub struct NodeConfig {
     pub kill_limit: Duration,
     /// Between two questions to a guest whether it lives.
     pub health_interval: Duration,
-    /// How often the sweep for what has no owner runs.
+    /// How often the sweep for what has no owner runs: what is left anywhere
+    /// is gone within a minute.
     pub sweep_interval: Duration,
     /// How often images that nobody needs are collected.
     pub image_gc_interval: Duration,
@@ -89,7 +90,7 @@ impl NodeConfig {
             destroy_grace: Duration::from_secs(1),
             kill_limit: Duration::from_secs(5),
             health_interval: Duration::from_secs(10),
-            sweep_interval: Duration::from_secs(60),
+            sweep_interval: Duration::from_secs(20),
             image_gc_interval: Duration::from_secs(600),
             cpu_overcommit: 64,
             memory_overcommit: 1.0,

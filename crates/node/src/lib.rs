@@ -19,10 +19,12 @@ pub mod images;
 pub mod jail;
 pub mod journal;
 pub mod kernel;
+mod loops;
 pub mod network;
 pub mod node;
 mod runtime;
 mod session;
+mod uids;
 
 pub use aether_proto::pipe::pipe;
 pub use config::NodeConfig;

@@ -190,6 +190,17 @@ pub trait Engine: Send + Sync {
     /// an owner in the journal.
     async fn reap(&self, slot: u32) -> Result<(), EngineError>;
 
+    /// Removes what lies where slots' things do and is no slot's; answers
+    /// what it removed.
+    async fn sweep_strays(&self) -> Result<Vec<String>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    /// The folders whose files are this engine's.
+    fn folders(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
     /// A fresh writable disk of `disk_mb`, formatted, sparse.
     async fn make_disk(&self, path: &std::path::Path, disk_mb: u64) -> Result<DiskFormat, EngineError>;
 

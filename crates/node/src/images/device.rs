@@ -15,6 +15,7 @@ use super::manifest::Resolved;
 use super::{ImageError, ImagesConfig, text};
 use crate::cgroup;
 use crate::jail::{self, JailError, JailLimits, Jailed};
+use crate::uids;
 use aether_core::Live;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -72,11 +73,30 @@ impl Converter {
 
     /// Ends and removes what an earlier process's conversion left. Blocks.
     pub(super) fn sweep(&self) -> Result<(), ImageError> {
-        kill_all_of(self.uid);
+        if !uids::kill(self.uid).map_err(ImageError::io("end the converters"))? {
+            return Err(ImageError::Converter("a converter survives SIGKILL".into()));
+        }
         for name in ["merge", "squash"] {
             self.clean(name)?;
         }
         cgroup::remove(&self.group()).map_err(ImageError::io("remove the converter's cgroup"))
+    }
+
+    /// The right to convert, if nobody has it now.
+    pub(super) fn idle(&self) -> Option<OwnedSemaphorePermit> {
+        self.one.clone().try_acquire_owned().ok()
+    }
+
+    /// What there is of conversions: nothing, while none is under way. Blocks.
+    pub(super) fn left(&self) -> Result<Vec<String>, ImageError> {
+        let mut left = Vec::new();
+        let alive = uids::alive(&(self.uid..self.uid + 1)).map_err(ImageError::io("look for converters"))?;
+        left.extend(alive.iter().map(|(_, pid)| format!("converter {pid}")));
+        left.extend(cgroup::children(&self.group()).into_iter().map(|name| format!("a converter's cgroup {name}")));
+        let jails = ["merge", "squash"].map(|name| self.folders.jail.join(name));
+        let jails = jails.iter().filter(|dir| dir.symlink_metadata().is_ok());
+        left.extend(jails.map(|dir| format!("a converter's jail {}", dir.display())));
+        Ok(left)
     }
 
     fn clean(&self, name: &str) -> Result<(), ImageError> {
@@ -373,19 +393,4 @@ fn give_root_to_root(file: &mut (impl Read + Write + Seek), uid: u32) -> std::io
         file.write_all(&ids)?;
     }
     Ok(())
-}
-
-/// Nothing but converters runs as this uid.
-fn kill_all_of(uid: u32) {
-    let Ok(entries) = fs::read_dir("/proc") else { return };
-    let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
-    for pid in pids {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let real = status.lines().find_map(|l| l.strip_prefix("Uid:")?.split_whitespace().next()?.parse::<u32>().ok());
-        if real == Some(uid)
-            && let Some(pid) = rustix::process::Pid::from_raw(pid)
-        {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        }
-    }
 }

@@ -1,10 +1,12 @@
-//! Names given anew, and images that nobody uses given back.
+//! Names given anew, images that nobody uses given back, and what a converter
+//! left removed.
 
 use super::catalogue::{Catalogue, UNUSED, agents_of, mark_if_unused};
 use super::{GcReport, ImageError, ImageRecord, Images, blocking, catalogue_name, gc, text};
 use aether_core::image::ImageRef;
 use aether_core::{TenantId, Timestamp};
 use rusqlite::{OptionalExtension, params};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// What a tenant's prune took away.
@@ -16,6 +18,26 @@ pub struct Pruned {
 }
 
 impl Images {
+    /// Removes what a converter left, unless one works; says what there was.
+    pub async fn sweep(&self) -> Result<Vec<String>, ImageError> {
+        let converter = self.inner.converter.clone();
+        let Some(idle) = converter.idle() else { return Ok(Vec::new()) };
+        blocking(move || {
+            let left = converter.left()?;
+            if !left.is_empty() {
+                converter.sweep()?;
+            }
+            drop(idle);
+            Ok(left)
+        })
+        .await
+    }
+
+    /// Where everything of the store lies.
+    pub fn folder(&self) -> PathBuf {
+        self.inner.folders.root.clone()
+    }
+
     /// Gives an image of the tenant one more name; a name that is taken moves.
     pub async fn tag(&self, tenant: &TenantId, source: &str, name: ImageRef) -> Result<ImageRecord, ImageError> {
         let source = catalogue_name(source)?;

@@ -22,6 +22,7 @@ mod command;
 mod confine;
 mod error;
 mod plan;
+mod remove;
 mod root;
 mod seccomp_list;
 mod spawn;
@@ -32,7 +33,8 @@ pub use bundle::Bundle;
 pub use command::Command;
 pub use error::JailError;
 pub use plan::{Bind, InlineFile, JailLimits, JailPlan};
-pub use spawn::{Jailed, remove_dir};
+pub use remove::remove_dir;
+pub use spawn::Jailed;
 pub(crate) use spawn::{has_ended, reap, wait_pidfd};
 pub use verb::main;
 

@@ -161,38 +161,3 @@ fn read_answer(socket: &OwnedFd) -> Result<Jailed, JailError> {
         (None, None) => Err(JailError::Protocol("the verb ended without an answer; is this the aether binary?".into())),
     }
 }
-
-/// Removes a jail folder that [`super::Command::new`] named. Follows no
-/// symlink, and is fine when the folder does not exist. Blocks.
-pub fn remove_dir(dir: &Path) -> Result<(), JailError> {
-    match std::fs::symlink_metadata(dir) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(JailError::io(format!("look at {}", dir.display()))(e)),
-        Ok(meta) if !meta.is_dir() => {
-            std::fs::remove_file(dir).map_err(JailError::io(format!("remove {}", dir.display())))
-        }
-        Ok(_) => {
-            unmount_below(dir)?;
-            // std's own is safe against a race with symlinks.
-            std::fs::remove_dir_all(dir).map_err(JailError::io(format!("remove {}", dir.display())))
-        }
-    }
-}
-
-/// A jail mounts in a namespace of its own. What is mounted here all the same
-/// would keep the folder busy, or have its own files removed through it.
-fn unmount_below(dir: &Path) -> Result<(), JailError> {
-    let doing = || format!("unmount what is below {}", dir.display());
-    let dir = std::fs::canonicalize(dir).map_err(JailError::io(doing()))?;
-    let table = std::fs::read_to_string("/proc/self/mountinfo").map_err(JailError::io(doing()))?;
-    let points =
-        table.lines().filter_map(|line| line.split(' ').nth(4)).map(|at| PathBuf::from(at.replace("\\040", " ")));
-    let mut below: Vec<PathBuf> = points.filter(|at| at.starts_with(&dir)).collect();
-    // What was mounted last lies on top.
-    below.reverse();
-    for point in below {
-        let flags = nix::mount::MntFlags::MNT_DETACH | nix::mount::MntFlags::UMOUNT_NOFOLLOW;
-        nix::mount::umount2(&point, flags).map_err(|e| JailError::io(doing())(e.into()))?;
-    }
-    Ok(())
-}

@@ -153,6 +153,17 @@ impl Journal {
         .await
     }
 
+    /// Every agent that has a row, readable or not, as the rows name them.
+    pub async fn agents(&self) -> Result<BTreeSet<String>, JournalError> {
+        self.run(|connection, _| {
+            let mut query =
+                connection.prepare("SELECT agent_id FROM assignments UNION SELECT agent_id FROM sandboxes")?;
+            let names = query.query_map([], |r| r.get::<_, String>(0))?;
+            Ok(names.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
     /// Writes what should be; all or nothing.
     pub async fn assign(&self, revision: u64, changed: Vec<Assigned>) -> Result<(), JournalError> {
         self.run(move |connection, _| {

@@ -101,11 +101,42 @@ pub(crate) async fn undo(cfg: &NetworkConfig) -> Result<()> {
     Ok(())
 }
 
-/// Whether our table is there: an operator's `nft flush ruleset` takes it.
-pub(crate) async fn has_table(cfg: &NetworkConfig) -> Result<bool> {
-    let wanted = format!("table inet {}", cfg.table());
-    let tables = blocking(|| nft::run("the list of tables", ["list", "tables"], None)).await?;
-    Ok(tables.lines().any(|l| l.trim() == wanted))
+/// Our table as the kernel has it; none when it is not there, as after an
+/// operator's `nft flush ruleset`.
+pub(crate) async fn table(cfg: &NetworkConfig) -> Result<Option<String>> {
+    let name = cfg.table();
+    if !tables().await?.contains(&format!("inet {name}")) {
+        return Ok(None);
+    }
+    let text = format!("list table inet {name}\n");
+    blocking(move || nft::run("the list of the host's rules", ["-f", "-"], Some(&text))).await.map(Some)
+}
+
+/// Removes tables that begin as ours do and are not ours: those of another
+/// version, or of nobody. Names them.
+pub(crate) async fn drop_strays(cfg: &NetworkConfig) -> Result<Vec<String>> {
+    let (own, prefix) = (format!("inet {}", cfg.table()), format!("{}_", cfg.prefix));
+    let strays: Vec<String> = tables().await?.into_iter().filter(|t| *t != own && is_stray(t, &prefix)).collect();
+    let mut removed = Vec::new();
+    for stray in strays {
+        let text = format!("delete table {stray}\n");
+        blocking(move || nft::load("the removal of a table", &text)).await?;
+        removed.push(format!("rules of table {stray}"));
+    }
+    Ok(removed)
+}
+
+/// Whether a table's name begins so. One that nft could not have been told
+/// is not put into its language.
+fn is_stray(table: &str, prefix: &str) -> bool {
+    let Some((_, name)) = table.split_once(' ') else { return false };
+    name.starts_with(prefix) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-./".contains(&b))
+}
+
+/// All tables, each as `family name`.
+async fn tables() -> Result<Vec<String>> {
+    let list = blocking(|| nft::run("the list of tables", ["list", "tables"], None)).await?;
+    Ok(list.lines().filter_map(|line| Some(line.trim().strip_prefix("table ")?.to_owned())).collect())
 }
 
 #[derive(Default)]
@@ -160,6 +191,23 @@ fn is_on(key: &str) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_tables_with_our_prefix_are_strays() {
+        for ours in ["inet aether_old", "ip aether_net", "bridge aether_7"] {
+            assert!(is_stray(ours, "aether_"), "{ours}");
+        }
+        for foreign in [
+            "inet aether",
+            "inet aetherx_net",
+            "inet my_aether_net",
+            "ip filter",
+            "inet",
+            "inet aether_x; flush ruleset",
+        ] {
+            assert!(!is_stray(foreign, "aether_"), "{foreign}");
+        }
+    }
 
     #[test]
     fn a_firewall_in_the_way_is_named() {

@@ -7,7 +7,7 @@
 //!                │ resolver on :53 (this process)     │
 //! ```
 //!
-//! - `pool` who holds which slot; `slot` how one is made, changed, removed
+//! - `pool` who holds which slot, `sweep` what nobody holds; `slot` how one is made, changed, removed
 //! - `rules`, `deny` what may pass, as pure text and lists
 //! - `host` the node's own table and forwarding; `dns` the resolver
 //! - `netns`, `link`, `tap`, `nft`, `conntrack` the kernel's interfaces
@@ -30,6 +30,7 @@ mod nft;
 mod pool;
 mod rules;
 mod slot;
+mod sweep;
 mod tap;
 
 pub use config::{MAX_SLOTS, NetworkConfig, Share};

@@ -54,10 +54,10 @@ pub(crate) fn remove(path: &Path) -> Result<Vec<&'static str>, NetworkError> {
             Err(e) => return Err(NetworkError::io(doing())(e.into())),
         }
     }
-    match std::fs::remove_file(path) {
-        Ok(()) => found.push("namespace"),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => return Err(NetworkError::io(doing())(e)),
+    if path.symlink_metadata().is_ok() {
+        // A file as we make it, or whatever else lies there.
+        crate::jail::remove_dir(path).map_err(|e| NetworkError::io(doing())(std::io::Error::other(e)))?;
+        found.push("namespace");
     }
     Ok(found)
 }

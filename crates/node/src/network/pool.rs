@@ -91,7 +91,7 @@ impl SlotCounters {
 
 /// Written by whoever holds the slot's lock.
 #[derive(Debug, Default)]
-enum Slot {
+pub(super) enum Slot {
     #[default]
     Absent,
     Spare,
@@ -105,22 +105,24 @@ enum Slot {
 /// Cheap to clone; all clones are one pool.
 #[derive(Clone, Debug)]
 pub struct NetworkPool {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    floor: Floor,
-    lists: Arc<Lists>,
+pub(super) struct Inner {
+    pub(super) floor: Floor,
+    pub(super) lists: Arc<Lists>,
     resolver: Arc<Resolver>,
     slots: Mutex<BTreeMap<u32, Arc<tokio::sync::Mutex<Slot>>>>,
     /// Spare slots, as `claim` and `release` leave them; wakes nobody.
     ready: Mutex<BTreeSet<u32>>,
     /// Wakes the filler.
-    wanted: Arc<Notify>,
+    pub(super) wanted: Arc<Notify>,
     closed: CancellationToken,
     netlink: tokio::task::JoinHandle<()>,
     lock: Mutex<Option<Lock>>,
+    /// The host's table as the kernel had it once it was loaded.
+    pub(super) loaded: Mutex<Option<String>>,
 }
 
 impl Drop for Inner {
@@ -148,6 +150,7 @@ impl NetworkPool {
         host::check_uplink(&cfg, &handle).await?;
         let lists = Arc::new(Lists::new(&cfg));
         host::prepare(&cfg, &lists).await?;
+        let loaded = host::table(&cfg).await?;
         for chain in host::forward_blockers().await? {
             tracing::warn!(
                 chain,
@@ -170,6 +173,7 @@ impl NetworkPool {
             closed: CancellationToken::new(),
             netlink,
             lock: Mutex::new(Some(lock)),
+            loaded: Mutex::new(loaded),
         });
         tokio::spawn(fill(Arc::downgrade(&inner), inner.wanted.clone(), inner.closed.clone()));
         inner.wanted.notify_one();
@@ -252,33 +256,6 @@ impl NetworkPool {
         .await
     }
 
-    /// Removes every trace with our prefix that is neither claimed, spare
-    /// nor in `live`; returns what was removed.
-    pub async fn sweep(&self, live: &BTreeSet<u32>) -> Result<Vec<String>> {
-        let mut removed = Vec::new();
-        if !host::has_table(&self.inner.floor.cfg).await? {
-            tracing::warn!("the host's rules were gone and are loaded again");
-            host::prepare(&self.inner.floor.cfg, &self.inner.lists).await?;
-        }
-        for slot in self.inner.traces().await? {
-            if live.contains(&slot) {
-                continue;
-            }
-            let found = self.change_any(slot, move |inner, state| async move {
-                match *state {
-                    Slot::Absent => inner.floor.remove(slot).await,
-                    _ => Ok(Vec::new()),
-                }
-            });
-            match found.await {
-                Ok(names) => removed.extend(names),
-                Err(e) => tracing::warn!(slot, error = %e, "a slot without an owner could not be removed"),
-            }
-        }
-        self.inner.wanted.notify_one();
-        Ok(removed)
-    }
-
     /// Changes what a claimed slot may reach; existing flows are cut.
     pub async fn set_policy(&self, slot: u32, policy: NetworkPolicy) -> Result<()> {
         self.change(slot, move |inner, mut state| async move {
@@ -311,7 +288,7 @@ impl NetworkPool {
         self.inner.closed.cancel();
         let mut first_error = None;
         let mut claimed = 0_usize;
-        for slot in self.inner.traces().await? {
+        for slot in self.inner.traces().await?.slots {
             let entry = self.inner.entry(slot);
             let mut state = entry.lock().await;
             match &mut *state {
@@ -352,7 +329,7 @@ impl NetworkPool {
     }
 
     /// Runs `work` under the slot's lock, on a task that outlives the caller.
-    async fn change_any<T, F, W>(&self, slot: u32, work: W) -> Result<T>
+    pub(super) async fn change_any<T, F, W>(&self, slot: u32, work: W) -> Result<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
@@ -420,22 +397,6 @@ impl Inner {
             return Ok(());
         }
         self.floor.remove(slot).await.map(drop)
-    }
-
-    /// Slots of which anything exists on the host.
-    async fn traces(&self) -> Result<BTreeSet<u32>> {
-        let cfg = &self.floor.cfg;
-        let mut slots: BTreeSet<u32> =
-            link::names(&self.floor.host).await?.iter().filter_map(|n| cfg.slot_of(n)).collect();
-        let dir = cfg.netns_dir();
-        match std::fs::read_dir(&dir) {
-            Ok(entries) => slots.extend(
-                entries.filter_map(std::result::Result::ok).filter_map(|e| cfg.slot_of(e.file_name().to_str()?)),
-            ),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => return Err(NetworkError::io(format!("read {}", dir.display()))(e)),
-        }
-        Ok(slots)
     }
 
     /// The lowest slot that nobody has and nothing is left of.

@@ -8,6 +8,7 @@ mod image;
 mod life;
 mod mtls;
 mod orphans;
+mod recycle;
 mod registry;
 mod server;
 mod world;

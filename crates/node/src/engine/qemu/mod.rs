@@ -32,14 +32,16 @@ use super::{BootRequest, DiskFormat, Engine, EngineError, Isolation, Vmm, VmmExi
 use crate::cgroup;
 use crate::jail::{self, Bundle};
 use crate::kernel::{self, Artifacts, KernelError};
+use crate::uids;
 use async_trait::async_trait;
 use boot::Parts;
 use parking_lot::Mutex;
 use slot::Sinks;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -189,6 +191,20 @@ fn group(config: &QemuConfig, slot: u32) -> String {
     format!("{}/slot-{slot}", config.cgroup_parent())
 }
 
+/// Whatever lies in a folder, as bytes: names need not be text.
+fn names_in(dir: &Path) -> Result<Vec<OsString>, EngineError> {
+    let entries = std::fs::read_dir(dir).map_err(EngineError::io(format!("read {}", dir.display())))?;
+    Ok(entries.flatten().map(|e| e.file_name()).collect())
+}
+
+fn folder_slot(name: &OsStr) -> Option<u32> {
+    process::slot_named(name.to_str()?, "")
+}
+
+fn group_slot(name: &str) -> Option<u32> {
+    process::slot_named(name, "slot-")
+}
+
 fn make_folders(config: &QemuConfig) -> Result<(), EngineError> {
     for (dir, mode) in
         [(config.state_dir.clone(), 0o700), (config.run_dir.clone(), 0o755), (config.run_dir.join("slots"), 0o700)]
@@ -230,7 +246,7 @@ async fn blocking<T: Send + 'static>(
 async fn clean(config: &QemuConfig, slot: u32) -> Result<(), EngineError> {
     let (uid, dir, group) = (config.uid_base + slot, slot::dir(&config.run_dir, slot), group(config, slot));
     blocking("clean the slot", move || {
-        if !process::with_uids(&(uid..uid + 1))?.is_empty() {
+        if !uids::alive(&(uid..uid + 1)).map_err(EngineError::io("read /proc"))?.is_empty() {
             return Err(EngineError::Jail(format!("slot {slot} still has a process: it cannot be cleaned")));
         }
         jail::remove_dir(&dir).map_err(boot::from_jail)?;
@@ -273,7 +289,8 @@ impl Engine for QemuEngine {
     }
 
     async fn adopt(&self, identity: &VmmIdentity) -> Result<Option<Vmm>, EngineError> {
-        let Some(pidfd) = process::find(identity).map(Arc::new) else { return Ok(None) };
+        let uid = self.config.uid_base.saturating_add(identity.slot);
+        let Some(pidfd) = process::find(identity, uid).map(Arc::new) else { return Ok(None) };
         let ended = self.watch(identity, pidfd.clone(), Sinks::of_process(identity.pid));
         let socket = slot::qmp_socket(&slot::dir(&self.config.run_dir, identity.slot));
         tokio::spawn(qmp::keep_going(socket, ended, identity.slot));
@@ -314,20 +331,42 @@ impl Engine for QemuEngine {
         let (base, slots) = (self.config.uid_base, self.config.run_dir.join("slots"));
         let parent = self.config.cgroup_parent();
         blocking("look for traces", move || {
-            let entries = std::fs::read_dir(&slots).map_err(EngineError::io(format!("read {}", slots.display())))?;
-            let folders = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
-            let mut found = process::slots_named(folders.chain(cgroup::children(&parent)));
-            found.extend(process::with_uids(&(base..base + MAX_SLOTS))?.into_iter().map(|(uid, _)| uid - base));
+            let mut found: BTreeSet<u32> = names_in(&slots)?.iter().filter_map(|name| folder_slot(name)).collect();
+            found.extend(cgroup::children(&parent).iter().filter_map(|name| group_slot(name)));
+            let alive = uids::alive(&(base..base + MAX_SLOTS)).map_err(EngineError::io("read /proc"))?;
+            found.extend(alive.into_iter().map(|(uid, _)| uid - base));
             Ok(found.into_iter().filter(|slot| *slot < MAX_SLOTS).collect())
         })
         .await
+    }
+
+    async fn sweep_strays(&self) -> Result<Vec<String>, EngineError> {
+        let (slots, parent) = (self.config.run_dir.join("slots"), self.config.cgroup_parent());
+        blocking("remove what is no slot's", move || {
+            let mut removed = Vec::new();
+            for name in names_in(&slots)?.into_iter().filter(|name| folder_slot(name).is_none()) {
+                jail::remove_dir(&slots.join(&name)).map_err(boot::from_jail)?;
+                removed.push(format!("{} among the slots' folders", name.display()));
+            }
+            for name in cgroup::children(&parent).into_iter().filter(|name| group_slot(name).is_none()) {
+                cgroup::remove(&format!("{parent}/{name}")).map_err(EngineError::io("remove a cgroup"))?;
+                removed.push(format!("{name} among the slots' cgroups"));
+            }
+            Ok(removed)
+        })
+        .await
+    }
+
+    fn folders(&self) -> Vec<PathBuf> {
+        vec![self.config.state_dir.clone(), self.config.run_dir.clone()]
     }
 
     async fn reap(&self, slot: u32) -> Result<(), EngineError> {
         let uid = self.config.uid_base + slot;
         // Ours, if any: waited for, so that no zombie keeps the group busy.
         let watched = self.watched.lock().get(&slot).map(|(_, ended)| ended.clone());
-        let gone = blocking("kill the slot's processes", move || process::kill_uid(uid)).await?;
+        let kill = move || uids::kill(uid).map_err(EngineError::io("kill the slot's processes"));
+        let gone = blocking("kill the slot's processes", kill).await?;
         if !gone {
             return Err(EngineError::Jail(format!("slot {slot} has a process that survives SIGKILL")));
         }

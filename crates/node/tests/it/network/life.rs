@@ -122,11 +122,12 @@ fn orphans_are_swept_and_the_living_and_the_foreign_are_not() {
         bind("tswp-7");
         std::fs::write(dir.join("tswp-8"), "").expect("write");
         run("ip", "link add tswp-9 type veth peer name tswx9");
+        run("ip", "link add tswp-lan type veth peer name tswpx9");
         bind("tswp-10");
         bind_again(&dir.join("tswp-10"));
         bind("tswp-300");
         std::fs::write(dir.join("tswp-11"), "").expect("write");
-        // Names that only look like ours.
+        // In our folder with our prefix, and nothing that we write; and names that only look like ours.
         for name in ["tswp-", "tswp-007", "tswp-x", "tswpx-7", "tsw-7"] {
             std::fs::write(dir.join(name), "").expect("write");
         }
@@ -138,13 +139,20 @@ fn orphans_are_swept_and_the_living_and_the_foreign_are_not() {
             assert!(removed.iter().any(|r| r == what), "{what} is missing in {removed:?}");
         }
         assert!(
-            removed.iter().all(|r| ["7", "9", "10", "11", "300"].iter().any(|n| r.ends_with(&format!("tswp-{n}")))),
+            removed.iter().all(|r| ["7", "9", "10", "11", "300", "", "007", "x"]
+                .iter()
+                .any(|n| r.ends_with(&format!("tswp-{n}")))),
             "{removed:?}"
         );
         assert!(dir.join("tswp-8").exists(), "what lives is spared");
-        for name in ["tswp-", "tswp-007", "tswp-x", "tswpx-7", "tsw-7"] {
+        for name in ["tswp-", "tswp-007", "tswp-x"] {
+            assert!(!dir.join(name).exists(), "{name} is of no slot");
+        }
+        for name in ["tswpx-7", "tsw-7"] {
             assert!(dir.join(name).exists(), "{name} is not ours");
         }
+        assert!(run("ip", "-o link").contains("tswp-lan"), "an interface is ours by its whole name");
+        run("ip", "link del tswp-lan");
         assert!(rules_of("tswp") > 10, "rules that were gone are back");
         guest.assert_reaches(PERMITTED);
         foreign.assert_reaches(PERMITTED);

@@ -67,7 +67,7 @@ impl Setup {
     }
 
     /// Processes under a uid of this world.
-    fn processes(&self) -> Vec<nix::unistd::Pid> {
+    pub(super) fn processes(&self) -> Vec<nix::unistd::Pid> {
         use std::os::unix::fs::MetadataExt;
         let mine = self.uid_base..self.uid_base + 10_000;
         let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -194,11 +194,15 @@ impl World {
         uids.len()
     }
 
+    /// To the node itself.
+    pub(super) fn signal(&self, signal: nix::sys::signal::Signal) {
+        let id = self.node.as_ref().expect("runs").id();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(id.cast_signed()), signal).expect("signals");
+    }
+
     /// Tells the node to end, as a service manager does.
     pub(super) async fn end(&mut self) {
-        let id = self.node.as_ref().expect("runs").id();
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(id.cast_signed()), nix::sys::signal::Signal::SIGTERM)
-            .expect("signals");
+        self.signal(nix::sys::signal::Signal::SIGTERM);
         self.dies().await;
     }
 
@@ -273,6 +277,7 @@ impl Drop for World {
         for entry in std::fs::read_dir(self.setup.base.join("run/netns")).into_iter().flatten().flatten() {
             let _ = nix::mount::umount2(&entry.path(), nix::mount::MntFlags::MNT_DETACH);
         }
+        let _ = aether_node::jail::remove_dir(&self.setup.base);
     }
 }
 
