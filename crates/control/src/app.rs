@@ -70,7 +70,7 @@ impl App {
 
     /// The agent by id, name or alias; 404 for an unknown one, and the same
     /// for another tenant's.
-    pub(crate) async fn agent(&self, caller: &Caller, id: &str) -> Result<AgentRow, ApiError> {
+    pub(crate) async fn agent(&self, caller: &Caller, id: &str) -> Result<Arc<AgentRow>, ApiError> {
         self.store.find_agent(&caller.scope(), id).await?.ok_or_else(ApiError::no_agent)
     }
 

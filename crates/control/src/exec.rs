@@ -23,6 +23,7 @@ use aether_proto::node::exec_response::Message as FromNode;
 use aether_proto::node::{ExecAttach, ExecExited, ExecRequest, ExecResponse, ExecSignalRequest, ExecStart};
 use aether_store::{AgentRow, ExecEnd, ExecIntent, Idempotency, Store};
 use bytes::Bytes;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -81,7 +82,7 @@ pub(crate) fn check(asked: &Asked, stream: bool) -> Result<(), ApiError> {
 
 /// An exec whose intent is recorded, with its stream to the node.
 pub(crate) struct Opened {
-    agent: AgentRow,
+    agent: Arc<AgentRow>,
     /// Attached to, not started: its input is another request's.
     attached: bool,
     pub(crate) exec_id: ExecId,
@@ -175,7 +176,7 @@ pub(crate) enum Begin {
 pub(crate) async fn open(
     app: &App,
     caller: &Caller,
-    found: Result<AgentRow, ApiError>,
+    found: Result<Arc<AgentRow>, ApiError>,
     begin: Begin,
 ) -> Result<Begun, ApiError> {
     let agent = match found {
@@ -271,7 +272,7 @@ fn start(agent: &AgentRow, exec_id: &ExecId, asked: Asked) -> ToNode {
 pub(crate) async fn run(
     app: &App,
     caller: Caller,
-    found: Result<AgentRow, ApiError>,
+    found: Result<Arc<AgentRow>, ApiError>,
     mut asked: Asked,
     idempotency: Option<Idempotency>,
 ) -> Result<ExecResult, ApiError> {

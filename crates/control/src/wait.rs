@@ -5,6 +5,7 @@ use crate::app::App;
 use crate::problem::ApiError;
 use aether_core::{Desired, Observed};
 use aether_store::AgentRow;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -18,13 +19,13 @@ const FALLBACK: Duration = Duration::from_secs(1);
 /// How a wait ended.
 pub(crate) enum Waited {
     /// The condition holds, or can never hold any more.
-    Settled(AgentRow),
+    Settled(Arc<AgentRow>),
     /// The time is over; the state as it is.
-    RanOut(AgentRow),
+    RanOut(Arc<AgentRow>),
 }
 
 impl Waited {
-    pub(crate) fn row(self) -> AgentRow {
+    pub(crate) fn row(self) -> Arc<AgentRow> {
         match self {
             Waited::Settled(row) | Waited::RanOut(row) => row,
         }

@@ -87,8 +87,12 @@ impl Role {
     }
 
     pub fn permissions(self) -> BTreeSet<Permission> {
+        self.list().iter().copied().collect()
+    }
+
+    fn list(self) -> &'static [Permission] {
         use Permission as P;
-        let list: &[P] = match self {
+        match self {
             Role::PlatformAdmin => P::ALL,
             Role::Operator => &[P::SchedulerRead, P::SchedulerWrite, P::ScalerRead, P::ScalerWrite, P::QuotaRead],
             Role::Admin => &[
@@ -127,8 +131,7 @@ impl Role {
             ],
             Role::Viewer => &[P::AgentRead, P::AgentLogs, P::QuotaRead, P::CheckpointRead],
             Role::Auditor => &[P::AuditRead, P::AgentRead],
-        };
-        list.iter().copied().collect()
+        }
     }
 }
 
@@ -169,27 +172,32 @@ pub struct Principal {
     pub tenant: TenantId,
     pub credential: Credential,
     pub role: Role,
-    permissions: BTreeSet<Permission>,
+    /// A bit for each: made and copied with every request.
+    permissions: u64,
 }
+
+const _: () = assert!(Permission::ALL.len() <= 64, "a bit for each permission");
 
 impl Principal {
     /// `scopes` narrow the role and never widen it; none means the whole role.
     pub fn new(tenant: TenantId, credential: Credential, role: Role, scopes: Option<&BTreeSet<Permission>>) -> Self {
-        let mut permissions = role.permissions();
-        if let Some(scopes) = scopes {
-            permissions.retain(|p| scopes.contains(p));
-        }
+        let held = role.list().iter().filter(|p| scopes.is_none_or(|scopes| scopes.contains(p)));
+        let permissions = held.fold(0, |bits, p| bits | bit(*p));
         Self { tenant, credential, role, permissions }
     }
 
     pub fn may(&self, permission: Permission) -> bool {
-        self.permissions.contains(&permission)
+        self.permissions & bit(permission) != 0
     }
 
     /// The key to this tenant's data.
     pub fn scope(&self) -> TenantScope {
         TenantScope { tenant: self.tenant.clone(), actor: self.credential.to_string(), address: None }
     }
+}
+
+fn bit(permission: Permission) -> u64 {
+    1 << permission as u32
 }
 
 /// The right to touch one tenant's data, with who does it (for the audit).

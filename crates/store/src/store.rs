@@ -1,7 +1,8 @@
 //! [`Store`]: the functions that the control plane calls. Each one only names
 //! its operation; what it does and guarantees is in `ops`. Those that take an
-//! idempotency key are in `keyed`.
+//! idempotency key are in `keyed`, those whose rows are kept in memory in `kept`.
 
+mod kept;
 mod keyed;
 
 use crate::error::StoreError;
@@ -193,14 +194,6 @@ impl Store {
         self.write((scope.clone(), new), |tx, cx, (scope, new)| Box::pin(agents::create(tx, cx, scope, new))).await
     }
 
-    /// By id, name or alias; never one whose desire is gone.
-    pub async fn find_agent(&self, scope: &TenantScope, id_or_name: &str) -> Result<Option<AgentRow>, StoreError> {
-        self.read((scope.clone(), id_or_name.to_owned()), |tx, _, (scope, id_or_name)| {
-            Box::pin(agents::find(tx, scope, id_or_name))
-        })
-        .await
-    }
-
     /// Newest first.
     pub async fn list_agents(
         &self,
@@ -300,11 +293,6 @@ impl Store {
 impl Store {
     pub async fn create_key(&self, scope: &TenantScope, new: NewKey) -> Result<KeyRow, StoreError> {
         self.write((scope.clone(), new), |tx, cx, (scope, new)| Box::pin(keys::create(tx, cx, scope, new))).await
-    }
-
-    /// Revoked and expired ones too: judge with [`KeyRow::usable`].
-    pub async fn find_key_by_hash(&self, hash: &[u8; 32]) -> Result<Option<KeyRow>, StoreError> {
-        self.read(*hash, |tx, _, hash| Box::pin(keys::find_by_hash(tx, hash))).await
     }
 
     pub async fn list_keys(&self, scope: &TenantScope) -> Result<Vec<KeyRow>, StoreError> {

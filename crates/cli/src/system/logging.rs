@@ -1,19 +1,40 @@
-//! The server's log, on standard error.
+//! The server's log, on standard error, written by a thread of its own: whoever
+//! reads it slowly, or not at all, keeps no request waiting. Past
+//! [`LINES_KEPT`] lines are lost, counted, and said to be.
 
 use crate::config::{Config, LogFormat};
-use std::io::IsTerminal;
+use std::io::{BufWriter, IsTerminal};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::Subscriber;
+
+/// Lines that wait to be written; some 8 MiB.
+const LINES_KEPT: usize = 16_384;
+/// Written at once where more than one waits.
+const BUFFER: usize = 64 * 1024;
+
+/// How often lost lines are looked for.
+const WATCHED: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Libraries that tell of every frame.
 const CHATTY: &[&str] = &["h2", "hyper", "hyper_util", "tower", "tonic", "rustls", "sqlx", "reqwest", "netlink_proto"];
 
-/// Changes the level of a log that runs.
-pub(super) struct LogFilter(Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>);
+type Reload = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+
+/// Changes the level of a log that runs, and knows what it lost.
+pub(super) struct LogFilter {
+    reload: Reload,
+    lost: ErrorCounter,
+}
 
 impl LogFilter {
     pub(super) fn set(&self, config: &Config) -> Result<(), String> {
-        (self.0)(EnvFilter::new(filter(config)))
+        (self.reload)(EnvFilter::new(filter(config)))
+    }
+
+    /// Lines that were not written, since the start.
+    pub(super) fn lost(&self) -> ErrorCounter {
+        self.lost.clone()
     }
 }
 
@@ -34,25 +55,44 @@ pub(super) fn is_json(config: &Config, terminal: bool) -> bool {
     }
 }
 
-pub(super) fn start(config: &Config) -> LogFilter {
+/// The guard writes what is left when it is dropped.
+pub(super) fn start(config: &Config) -> (LogFilter, WorkerGuard) {
     let terminal = std::io::stderr().is_terminal();
     let json = is_json(config, terminal);
+    let builder = NonBlockingBuilder::default().buffered_lines_limit(LINES_KEPT).lossy(true).thread_name("log");
+    let (writer, guard) = builder.finish(BufWriter::with_capacity(BUFFER, std::io::stderr()));
+    let lost = writer.error_counter();
     let builder = Subscriber::builder()
         .with_env_filter(EnvFilter::new(filter(config)))
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         // It would go to standard error, and panic where that is gone.
         .log_internal_errors(false)
         .with_ansi(terminal && !json);
     // A second start in one process would be refused; there is none.
-    if json {
+    let reload: Reload = if json {
         let builder = builder.json().flatten_event(true).with_filter_reloading();
         let handle = builder.reload_handle();
         let _ = tracing::subscriber::set_global_default(builder.finish());
-        LogFilter(Box::new(move |filter| handle.reload(filter).map_err(|e| e.to_string())))
+        Box::new(move |filter| handle.reload(filter).map_err(|e| e.to_string()))
     } else {
         let builder = builder.with_target(false).with_filter_reloading();
         let handle = builder.reload_handle();
         let _ = tracing::subscriber::set_global_default(builder.finish());
-        LogFilter(Box::new(move |filter| handle.reload(filter).map_err(|e| e.to_string())))
+        Box::new(move |filter| handle.reload(filter).map_err(|e| e.to_string()))
+    };
+    (LogFilter { reload, lost }, guard)
+}
+
+/// Says from time to time how many lines were lost, for as long as it is
+/// polled.
+pub(super) async fn watch(lost: ErrorCounter) {
+    let mut told = 0;
+    loop {
+        tokio::time::sleep(WATCHED).await;
+        let now = lost.dropped_lines();
+        if now > told {
+            tracing::warn!(lines = now - told, "lines of this log were lost: it is read too slowly");
+            told = now;
+        }
     }
 }

@@ -34,7 +34,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-/// More do not make a small server faster, and each costs memory.
+/// More do not make a small server faster, and each costs memory. One on one
+/// core: two would take it from each other for milliseconds at a time.
 const MAX_WORKERS: usize = 8;
 /// After the drain, before we leave whoever hangs.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
@@ -43,7 +44,8 @@ pub(crate) fn server(global: &Global, args: ServerArgs) -> Result<u8, CliError> 
     let address = args.address.clone().map(|a| ("server.address".to_owned(), a, "--address".to_owned()));
     let sources = Sources::of_process(global, &args.set, address.into_iter().collect())?;
     let loaded = load(&sources)?;
-    let log = logging::start(&loaded.config);
+    few_arenas();
+    let (log, _written) = logging::start(&loaded.config);
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -53,8 +55,7 @@ pub(crate) fn server(global: &Global, args: ServerArgs) -> Result<u8, CliError> 
             "Run it with sudo or as a systemd service. The commands need no root: join the group `aether`.",
         ));
     }
-    few_arenas();
-    let workers = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, MAX_WORKERS));
+    let workers = std::thread::available_parallelism().map_or(2, |n| n.get().min(MAX_WORKERS));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .thread_name("aether")
@@ -115,6 +116,7 @@ async fn serve(start: Start, args: &ServerArgs) -> Result<(), CliError> {
     let (network, node) = open_node(config, &floors).await?;
     let drain = control.reloader();
     let Start { sources, loaded, log } = start;
+    tokio::spawn(logging::watch(log.lost()));
     let reloads = Reloads { sources, running: loaded, log, exe, control: drain.clone(), node: node.reloader() };
 
     // Nodes and control end after the API has drained, not with it.

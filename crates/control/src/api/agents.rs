@@ -17,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::{ETAG, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 const PER_PAGE: u32 = 20;
 const PER_PAGE_MOST: u64 = 100;
@@ -67,8 +68,8 @@ pub(crate) async fn create(
     }
     let id = row.id.to_string();
     match wait::until(&app, &caller, &id, app.cfg().deadlines.wait, wait::running_settled).await? {
-        Waited::Settled(row) => Ok(created_answer(StatusCode::CREATED, row)),
-        Waited::RanOut(row) => Ok(created_answer(StatusCode::ACCEPTED, row)),
+        Waited::Settled(row) => Ok(created_answer(StatusCode::CREATED, Arc::unwrap_or_clone(row))),
+        Waited::RanOut(row) => Ok(created_answer(StatusCode::ACCEPTED, Arc::unwrap_or_clone(row))),
     }
 }
 
@@ -249,7 +250,7 @@ pub(crate) async fn get(
         return Err(ApiError::forbidden(Permission::AgentReadEnv.as_str()));
     }
     let env = if show { Some(app.store.agent_env(&caller.scope(), &row.id).await?) } else { None };
-    Ok(([(ETAG, etag(version))], axum::Json(AgentInfo { env, ..info(row) })))
+    Ok(([(ETAG, etag(version))], axum::Json(AgentInfo { env, ..info(Arc::unwrap_or_clone(row)) })))
 }
 
 /// Ask the guest whether it is well.

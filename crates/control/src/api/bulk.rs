@@ -187,7 +187,7 @@ pub(crate) async fn delete(
 async fn resolve(app: &App, caller: &Caller, names: &[String]) -> Result<Vec<Option<AgentId>>, ApiError> {
     let mut ids = Vec::with_capacity(names.len());
     for name in names {
-        ids.push(app.store.find_agent(&caller.scope(), name).await?.map(|row| row.id));
+        ids.push(app.store.find_agent(&caller.scope(), name).await?.map(|row| row.id.clone()));
     }
     Ok(ids)
 }

@@ -126,7 +126,7 @@ async fn resolve(app: &App, caller: &Caller, names: Vec<String>) -> Result<BTree
     for name in names {
         ids.insert(match name.parse::<AgentId>() {
             Ok(id) => id,
-            Err(_) => app.agent(caller, &name).await?.id,
+            Err(_) => app.agent(caller, &name).await?.id.clone(),
         });
     }
     Ok(ids)

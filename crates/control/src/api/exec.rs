@@ -13,6 +13,7 @@ use aether_store::AgentRow;
 use axum::extract::{Path, State};
 use base64::Engine as _;
 use http::{HeaderMap, StatusCode};
+use std::sync::Arc;
 
 /// Output in one answer of `GET …/execs/{exec_id}`.
 const READ_MOST: u32 = 1 << 20;
@@ -49,7 +50,7 @@ pub(crate) async fn run(
 }
 
 /// The agent as it is; with `wait` as it settled.
-pub(super) async fn present(app: &App, caller: &Caller, id: &str, wait: bool) -> Result<AgentRow, ApiError> {
+pub(super) async fn present(app: &App, caller: &Caller, id: &str, wait: bool) -> Result<Arc<AgentRow>, ApiError> {
     if !wait {
         return app.agent(caller, id).await;
     }

@@ -28,6 +28,7 @@ use bytes::{BufMut, BytesMut};
 use futures::stream::SplitStream;
 use futures::{SinkExt, StreamExt};
 use http::HeaderMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
@@ -93,7 +94,7 @@ pub(crate) async fn stream(
 async fn serve(
     app: App,
     caller: Caller,
-    (id, found): (String, Result<AgentRow, ApiError>),
+    (id, found): (String, Result<Arc<AgentRow>, ApiError>),
     headers: HeaderMap,
     begin: Option<Begin>,
     mut socket: WebSocket,

@@ -16,6 +16,7 @@ use futures::StreamExt;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 use tonic::Streaming;
 
@@ -80,7 +81,7 @@ pub(crate) async fn logs(
 
 /// An agent that is followed before it has a node gets one first; its log
 /// cannot have begun.
-async fn placed(app: &App, caller: &Caller, agent: AgentRow) -> Result<AgentRow, ApiError> {
+async fn placed(app: &App, caller: &Caller, agent: Arc<AgentRow>) -> Result<Arc<AgentRow>, ApiError> {
     let mut agent = agent;
     while agent.node_id.is_none() && agent.desired == aether_core::Desired::Running && !app.draining.is_cancelled() {
         let id = agent.id.to_string();

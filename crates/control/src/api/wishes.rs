@@ -13,6 +13,7 @@ use aether_store::{AgentRow, DesireOptions, Idempotency};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(super) const GRACE: Duration = Duration::from_secs(1);
@@ -157,7 +158,7 @@ async fn answer(
         return Ok(axum::Json(info(row)).into_response());
     }
     match wait::until(app, caller, row.id.as_str(), app.cfg().deadlines.wait, settled).await? {
-        Waited::Settled(row) => Ok(axum::Json(info(row)).into_response()),
-        Waited::RanOut(row) => Ok((StatusCode::ACCEPTED, axum::Json(info(row))).into_response()),
+        Waited::Settled(row) => Ok(axum::Json(info(Arc::unwrap_or_clone(row))).into_response()),
+        Waited::RanOut(row) => Ok((StatusCode::ACCEPTED, axum::Json(info(Arc::unwrap_or_clone(row)))).into_response()),
     }
 }

@@ -71,7 +71,12 @@ impl Authenticator {
             return Err(ApiError::unauthorized());
         }
         self.note_use(&row);
-        Ok(Principal::new(row.tenant, Credential::ApiKey { id: row.id.to_string() }, row.role, row.scopes.as_ref()))
+        Ok(Principal::new(
+            row.tenant.clone(),
+            Credential::ApiKey { id: row.id.to_string() },
+            row.role,
+            row.scopes.as_ref(),
+        ))
     }
 }
 

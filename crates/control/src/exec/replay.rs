@@ -17,6 +17,7 @@ use crate::problem::ApiError;
 use aether_core::api::ExecResult;
 use aether_core::{ExecId, Observed};
 use aether_store::{AgentRow, ExecEnd, ExecIntentOutcome};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Code;
@@ -62,9 +63,9 @@ impl Past {
 async fn running(
     app: &App,
     caller: &Caller,
-    asked: Option<&AgentRow>,
+    asked: Option<&Arc<AgentRow>>,
     known: &ExecIntentOutcome,
-) -> Result<Option<AgentRow>, ApiError> {
+) -> Result<Option<Arc<AgentRow>>, ApiError> {
     let Some(first) = &known.agent_id else { return Ok(None) };
     let agent = match asked {
         Some(agent) if agent.id == *first => Some(agent.clone()),
@@ -78,7 +79,7 @@ async fn running(
 pub(super) async fn begin(
     app: &App,
     caller: &Caller,
-    asked: Option<&AgentRow>,
+    asked: Option<&Arc<AgentRow>>,
     known: ExecIntentOutcome,
 ) -> Result<Begun, ApiError> {
     let agent = running(app, caller, asked, &known).await?;

@@ -13,6 +13,7 @@
 //! the WAL can be checkpointed.
 
 mod errors;
+mod kept;
 mod readers;
 mod transaction;
 mod writer;
@@ -20,6 +21,7 @@ mod writer;
 use crate::error::StoreError;
 use crate::tx::{Context, OpFuture, Tx};
 use errors::of_rusqlite;
+pub(crate) use kept::{Kept, Shelf};
 use readers::Readers;
 use rusqlite::{Connection, OpenFlags};
 use std::os::unix::fs::OpenOptionsExt;
@@ -36,6 +38,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Sqlite {
     writer: Writer,
     readers: Readers,
+    kept: Arc<Kept>,
 }
 
 impl Sqlite {
@@ -44,8 +47,9 @@ impl Sqlite {
         let opening = tokio::task::spawn_blocking(move || {
             create_private(&path)?;
             let connection = connect(&path)?;
-            let writer = Writer::start(connection, changes)?;
-            Ok(Self { writer, readers: Readers::new(path) })
+            let kept = Arc::new(Kept::new());
+            let writer = Writer::start(connection, changes, kept.clone())?;
+            Ok(Self { writer, readers: Readers::new(path), kept })
         });
         opening.await.map_err(|_| StoreError::internal("opening was cut off"))?
     }
@@ -66,6 +70,10 @@ impl Sqlite {
         F: for<'a> Fn(&'a mut dyn Tx, &'a Context, &'a P) -> OpFuture<'a, T> + Send + Sync + 'static,
     {
         self.readers.run(cx.clone(), params, op).await
+    }
+
+    pub(crate) fn kept(&self) -> &Kept {
+        &self.kept
     }
 
     pub(crate) async fn close(&self) {

@@ -1,6 +1,7 @@
 //! The one thread that writes, with group commit.
 
 use super::errors::of_rusqlite;
+use super::kept::{Kept, Touched};
 use super::transaction::SqliteTx;
 use crate::error::StoreError;
 use crate::tx::{Context, OpFuture, Tx};
@@ -77,13 +78,18 @@ where
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection, changes: watch::Sender<u64>) -> Result<Self, StoreError> {
+    pub(super) fn start(
+        connection: Connection,
+        changes: watch::Sender<u64>,
+        kept: Arc<Kept>,
+    ) -> Result<Self, StoreError> {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let (on_end, ended) = oneshot::channel();
         std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
-                run(connection, jobs, &changes);
+                let touched = Touched::watch(&connection, kept);
+                run(connection, jobs, &changes, &touched);
                 let _ = on_end.send(());
             })
             .map_err(|_| StoreError::Unavailable { detail: "cannot start the writer thread".to_owned() })?;
@@ -119,7 +125,12 @@ impl Writer {
     }
 }
 
-fn run(mut connection: Connection, mut jobs: mpsc::Receiver<Box<dyn Job>>, changes: &watch::Sender<u64>) {
+fn run(
+    mut connection: Connection,
+    mut jobs: mpsc::Receiver<Box<dyn Job>>,
+    changes: &watch::Sender<u64>,
+    touched: &Touched,
+) {
     let mut batch = Vec::new();
     while let Some(first) = jobs.blocking_recv() {
         batch.push(first);
@@ -129,7 +140,7 @@ fn run(mut connection: Connection, mut jobs: mpsc::Receiver<Box<dyn Job>>, chang
                 Err(_) => break,
             }
         }
-        let (commit, changed) = run_batch(&mut connection, &mut batch);
+        let (commit, changed) = run_batch(&mut connection, &mut batch, touched);
         if let Err(error) = &commit {
             tracing::error!(%error, operations = batch.len(), "a batch was not committed");
         }
@@ -147,7 +158,11 @@ fn run(mut connection: Connection, mut jobs: mpsc::Receiver<Box<dyn Job>>, chang
 
 /// Runs the operations in one transaction. An error means that none of them
 /// is in the database.
-fn run_batch(connection: &mut Connection, batch: &mut [Box<dyn Job>]) -> (Result<(), StoreError>, bool) {
+fn run_batch(
+    connection: &mut Connection,
+    batch: &mut [Box<dyn Job>],
+    touched: &Touched,
+) -> (Result<(), StoreError>, bool) {
     let mut changed = false;
     let result = (|| {
         connection.execute_batch("BEGIN IMMEDIATE").map_err(of_rusqlite)?;
@@ -163,7 +178,7 @@ fn run_batch(connection: &mut Connection, batch: &mut [Box<dyn Job>]) -> (Result
             connection.execute_batch(end).map_err(of_rusqlite)?;
             changed |= ran.unwrap_or(false);
         }
-        connection.execute_batch("COMMIT").map_err(of_rusqlite)
+        touched.around(|| connection.execute_batch("COMMIT").map_err(of_rusqlite))
     })();
     if result.is_err() && !connection.is_autocommit() {
         // Nothing more can be done about a rollback that fails: the next

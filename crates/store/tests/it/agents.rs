@@ -34,7 +34,7 @@ async fn creates_and_finds(fx: Fixture) {
     assert_eq!(row.env_names, ["A"]);
     for key in [row.id.as_str(), "one", "my-id"] {
         let found = fx.store.find_agent(&scope(), key).await.expect("looks").expect(key);
-        assert_eq!(found, row, "{key}");
+        assert_eq!(*found, row, "{key}");
     }
     for absent in ["two", "", "UPPER", "a b", "%", "agtc0aaaaaaaaaaaaaaaa"] {
         assert_eq!(fx.store.find_agent(&scope(), absent).await, Ok(None), "{absent}");
@@ -163,7 +163,7 @@ async fn filters_by_status_labels_and_metadata(fx: Fixture) {
         new.spec.metadata = BTreeMap::from([("run".to_owned(), run.to_owned())]);
         fx.store.create_agent(&scope(), new).await.expect("creates");
     }
-    let stopped = fx.store.find_agent(&scope(), "a").await.expect("looks").expect("a").id;
+    let stopped = fx.store.find_agent(&scope(), "a").await.expect("looks").expect("a").id.clone();
     fx.desire(&stopped, Desired::Stopped).await.expect("stops");
     let pair = |k: &str, v: &str| BTreeMap::from([(k.to_owned(), v.to_owned())]);
     let named = async |filter: AgentFilter| {

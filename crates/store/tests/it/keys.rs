@@ -28,7 +28,7 @@ async fn keys_live_and_end(fx: Fixture) {
     assert_eq!(again, Err(StoreError::AlreadyExists { what: "key" }), "a hash is unique");
     assert_eq!(fx.store.find_key_by_hash(&[2; 32]).await, Ok(None));
     let found = fx.store.find_key_by_hash(&[1; 32]).await.expect("looks").expect("is there");
-    assert_eq!(found, made);
+    assert_eq!(*found, made);
     assert!(found.usable(fx.clock.now()));
     fx.clock.advance(Duration::from_secs(59));
     fx.store.touch_key(&made.id).await.expect("notes");
@@ -42,7 +42,7 @@ async fn keys_live_and_end(fx: Fixture) {
     assert_eq!(fx.store.count_keys().await, Ok(0));
     let revoked = fx.store.find_key_by_hash(&[1; 32]).await.expect("looks").expect("is there");
     assert!(!revoked.usable(Timestamp::from_unix_ms(0)));
-    assert_eq!(fx.store.list_keys(&scope()).await.expect("lists"), [revoked]);
+    assert_eq!(fx.store.list_keys(&scope()).await.expect("lists"), [revoked.as_ref().clone()]);
 }
 
 async fn tenants_are_made_once(fx: Fixture) {

@@ -181,3 +181,41 @@ async fn a_page_of_many_thousands_is_quick() {
     assert_eq!((page.rows.len(), page.total), (20, 100_001));
     assert!(took < Duration::from_secs(2), "took {took:?}");
 }
+
+/// Rows that are kept in memory are never older than what was answered, and
+/// never go back, however reads and writes fall together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_is_never_older_than_what_was_acknowledged() {
+    use aether_core::state::Desired;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    let fx = Fixture::sqlite().await;
+    let agent = fx.agent("a").await;
+    let (over, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(agent.version)));
+    let read = |by: String| {
+        let (store, over, acknowledged) = (fx.store.clone(), over.clone(), acknowledged.clone());
+        tokio::spawn(async move {
+            let (mut last, mut reads) = (0, 0_u64);
+            while !over.load(Ordering::SeqCst) {
+                let due = acknowledged.load(Ordering::SeqCst).max(last);
+                let row = store.find_agent(&scope(), &by).await.expect("looks").expect("is there");
+                assert!(row.version >= due, "version {} after {due}", row.version);
+                last = row.version;
+                reads += 1;
+                tokio::task::yield_now().await;
+            }
+            reads
+        })
+    };
+    let readers = [read("a".to_owned()), read(agent.id.to_string()), read("a".to_owned())];
+    for n in 0..200 {
+        let desired = if n % 2 == 0 { Desired::Stopped } else { Desired::Running };
+        let row = fx.desire(&agent.id, desired).await.expect("asks");
+        acknowledged.store(row.version, Ordering::SeqCst);
+        // Another table's commits do not make anybody forget.
+        fx.agent(&format!("other-{n}")).await;
+    }
+    over.store(true, Ordering::SeqCst);
+    for reader in readers {
+        assert!(reader.await.expect("every read was new enough") > 100);
+    }
+}

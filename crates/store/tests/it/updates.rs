@@ -90,7 +90,7 @@ async fn a_new_name_is_taken_at_once_and_the_old_one_free(fx: Fixture) {
     assert_eq!(taken.map(|_| ()), Err(StoreError::NameTaken { name: "two".to_owned() }));
     assert!(fx.get(&one.id).await.spec.labels.is_empty(), "a refused patch changes nothing");
     update(&fx, &one.id, r#"{"name":"three"}"#).await.expect("renames");
-    let find = async |name: &str| fx.store.find_agent(&scope(), name).await.expect("looks").map(|a| a.id);
+    let find = async |name: &str| fx.store.find_agent(&scope(), name).await.expect("looks").map(|a| a.id.clone());
     assert_eq!((find("three").await, find("alias").await), (Some(one.id.clone()), Some(one.id.clone())));
     assert_eq!(find("one").await, None);
     update(&fx, &two.id, r#"{"name":"one"}"#).await.expect("the old name is free");
