@@ -1,6 +1,7 @@
 //! A node with the real engine, network and images, driven over the node
 //! protocol. The guests are emulated, so there are few and each proves much.
 
+mod adoption;
 mod exec;
 mod failpoints;
 mod faults;

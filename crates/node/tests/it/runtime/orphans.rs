@@ -15,6 +15,7 @@ use super::spec;
 use super::world::World;
 use aether_counted::{Counted, Dice, seed, trials};
 use nix::sys::signal::Signal;
+pub(super) use plant::as_uid;
 use plant::{Orphan, Planter};
 use std::path::{Path, PathBuf};
 use std::process::Command;

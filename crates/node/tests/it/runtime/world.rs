@@ -33,6 +33,7 @@ pub(super) struct Setup {
     pub max_boots: usize,
     pub boot_timeout_ms: u64,
     pub sweep_s: u64,
+    pub slots: u32,
 }
 
 impl Setup {
@@ -49,6 +50,7 @@ impl Setup {
             max_boots: 2,
             boot_timeout_ms: 30_000,
             sweep_s: 60,
+            slots: 16,
         }
     }
 
@@ -361,12 +363,12 @@ async fn open_node(setup: &Setup) -> (Node, NetworkPool) {
     let clock = Arc::new(SystemClock::default());
     let engine = QemuEngine::open(setup.qemu()).await.expect("engine");
     let mut network = NetworkConfig::new(base.join("run"), &setup.prefix);
-    (network.slots, network.spare, network.uid_base) = (16, 2, setup.uid_base);
+    (network.slots, network.spare, network.uid_base) = (setup.slots, 2, setup.uid_base);
     network.upstream_dns = vec!["127.0.0.1:9".parse().expect("an address")];
     let network = NetworkPool::open(network).await.expect("network");
     let images = open_images(setup).await;
     let mut config = NodeConfig::new(base.join("state"));
-    config.slots = 16;
+    config.slots = setup.slots;
     config.max_boots = Some(setup.max_boots);
     config.boot_timeout = Duration::from_millis(setup.boot_timeout_ms);
     config.sweep_interval = Duration::from_secs(setup.sweep_s);

@@ -29,7 +29,7 @@ struct Bystander {
 }
 
 /// A command that becomes a slot's, or a stranger's, uid.
-pub(super) fn as_uid(uid: u32, program: &str, args: &[&str]) -> Command {
+pub(in super::super) fn as_uid(uid: u32, program: &str, args: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(args).uid(uid).gid(uid).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
