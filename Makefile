@@ -100,6 +100,11 @@ idempotency: test-deps ## 10,000 idempotency keys on every route and both stores
 	AETHER_STORE_KEYS=10000 AETHER_RESULTS=$(abspath results) \
 	  cargo test -p aether-store --test it -- --nocapture --test-threads=1 keyed::
 
+.PHONY: http-abuse
+http-abuse: test-deps ## 10,000 hostile requests and 5,000 connections, an honest client beside them (about 5 minutes); results/http.jsonl
+	AETHER_ABUSE_REQUESTS=10000 AETHER_ABUSE_CONNECTIONS=5000 AETHER_RESULTS=$(abspath results) \
+	  cargo test --release -p aether-control --test it -- --nocapture abuse
+
 .PHONY: faults
 faults: test-deps ## 500 windows of failing writes under the store (about 5 minutes); results/faults.jsonl
 	AETHER_FAULTS_N=500 AETHER_RESULTS=$(abspath results) \

@@ -10,6 +10,7 @@ use aether_core::{Clock, Live, Rng};
 use aether_store::{AgentRow, Store};
 use std::ops::Deref;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,6 +28,8 @@ pub(crate) struct AppState {
     /// Cancelled when the server begins to drain: new requests get 503,
     /// streams say goodbye.
     pub(crate) draining: CancellationToken,
+    /// Bytes of JSON bodies that may come in at once.
+    pub(crate) bodies: Arc<Semaphore>,
     /// Work that outlives its request: execs, upgraded streams.
     pub(crate) tasks: TaskTracker,
 }
@@ -55,6 +58,7 @@ impl App {
             nodes: Nodes::new(dialer, store.clone(), control.channels.clone()),
             store,
             draining,
+            bodies: Arc::new(Semaphore::new(control.cfg.get().limits.json_bytes_in_all)),
             tasks: TaskTracker::new(),
         }))
     }

@@ -81,11 +81,18 @@ impl Default for Deadlines {
 /// What one stranger can take.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// From accept (or from the last answer on HTTP/1) to a whole head.
+    /// From accept, or from the last answer, to a whole head; then again to
+    /// a whole JSON body.
     pub header_timeout: Duration,
+    /// A peer that leaves an answer lying for so long is cut.
+    pub untaken: Duration,
+    /// The same for streams, whose reader may have been paused by a human.
+    pub untaken_stream: Duration,
     pub max_connections: usize,
     pub max_connections_per_peer: usize,
     pub json_body_bytes: usize,
+    /// Of all JSON bodies that are coming in, beyond the first of each.
+    pub json_bytes_in_all: usize,
     pub h2_streams: u32,
     pub h2_pending_resets: usize,
     pub header_bytes: u32,
@@ -94,13 +101,16 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            header_timeout: Duration::from_secs(15),
+            header_timeout: Duration::from_secs(8),
+            untaken: Duration::from_secs(8),
+            untaken_stream: Duration::from_secs(600),
             max_connections: 4096,
             max_connections_per_peer: 1024,
             json_body_bytes: 1 << 20,
+            json_bytes_in_all: 32 << 20,
             h2_streams: 128,
             h2_pending_resets: 20,
-            header_bytes: 64 * 1024,
+            header_bytes: 32 * 1024,
         }
     }
 }

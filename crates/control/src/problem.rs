@@ -105,6 +105,11 @@ impl ApiError {
         Self::new(Code::Timeout, detail, remedy)
     }
 
+    /// The client's body did not come in time.
+    pub fn late(detail: impl Into<String>) -> Self {
+        Self::new(Code::RequestTimeout, detail, "Send the body without pauses.")
+    }
+
     #[must_use]
     pub fn inward(mut self, text: impl Into<String>) -> Self {
         self.inward = Some(text.into());

@@ -15,6 +15,8 @@ pub enum Code {
     NotFound,
     MethodNotAllowed,
     NotAcceptable,
+    /// The client took too long to send its body.
+    RequestTimeout,
     Conflict,
     PreconditionFailed,
     PayloadTooLarge,
@@ -42,6 +44,7 @@ impl Code {
         Code::NotFound,
         Code::MethodNotAllowed,
         Code::NotAcceptable,
+        Code::RequestTimeout,
         Code::Conflict,
         Code::PreconditionFailed,
         Code::PayloadTooLarge,
@@ -67,6 +70,7 @@ impl Code {
             Code::NotFound => 404,
             Code::MethodNotAllowed => 405,
             Code::NotAcceptable => 406,
+            Code::RequestTimeout => 408,
             Code::Conflict => 409,
             Code::PreconditionFailed => 412,
             Code::PayloadTooLarge => 413,
@@ -84,7 +88,8 @@ impl Code {
     pub fn retryable(self) -> bool {
         matches!(
             self,
-            Code::QuotaExceeded
+            Code::RequestTimeout
+                | Code::QuotaExceeded
                 | Code::RateLimited
                 | Code::BadGateway
                 | Code::ServiceUnavailable
@@ -102,6 +107,7 @@ impl Code {
             Code::NotFound => "Not found",
             Code::MethodNotAllowed => "Method not allowed",
             Code::NotAcceptable => "No acceptable form",
+            Code::RequestTimeout => "The body did not come in time",
             Code::Conflict => "In conflict with the current state",
             Code::PreconditionFailed => "The version has changed",
             Code::PayloadTooLarge => "The body is too large",
@@ -127,6 +133,7 @@ impl Code {
             Code::NotFound => "NOT_FOUND",
             Code::MethodNotAllowed => "METHOD_NOT_ALLOWED",
             Code::NotAcceptable => "NOT_ACCEPTABLE",
+            Code::RequestTimeout => "REQUEST_TIMEOUT",
             Code::Conflict => "CONFLICT",
             Code::PreconditionFailed => "PRECONDITION_FAILED",
             Code::PayloadTooLarge => "PAYLOAD_TOO_LARGE",

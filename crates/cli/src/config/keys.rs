@@ -123,8 +123,8 @@ settings! {
         /// Off, whoever reaches the port is an admin of the tenant `default`; refused unless every address is
         /// loopback.
         enable_auth: bool = "true", Restart;
-        /// How long the head of a request may take to arrive.
-        read_timeout: Duration = "15s" in "10ms" to "1h", Live;
+        /// How long the head of a request may take to arrive, its JSON body again, and how long a connection may idle.
+        read_timeout: Duration = "8s" in "10ms" to "1h", Live;
         /// The deadline of routes that neither wait nor stream.
         write_timeout: Duration = "15s" in "10ms" to "1h", Live;
         /// How long requests may end after a shutdown began.

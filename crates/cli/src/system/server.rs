@@ -37,6 +37,7 @@ use tonic::transport::Channel;
 /// More do not make a small server faster, and each costs memory. One on one
 /// core: two would take it from each other for milliseconds at a time.
 const MAX_WORKERS: usize = 8;
+const DESCRIPTORS: u64 = 65_536;
 /// After the drain, before we leave whoever hangs.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
@@ -55,6 +56,7 @@ pub(crate) fn server(global: &Global, args: ServerArgs) -> Result<u8, CliError> 
             "Run it with sudo or as a systemd service. The commands need no root: join the group `aether`.",
         ));
     }
+    many_descriptors();
     let workers = std::thread::available_parallelism().map_or(2, |n| n.get().min(MAX_WORKERS));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
@@ -81,6 +83,19 @@ fn few_arenas() {
 
 #[cfg(not(target_env = "gnu"))]
 fn few_arenas() {}
+
+/// A shell's 1024 are fewer than the connections that may be open.
+fn many_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS));
+    if limit.current.is_some_and(|now| now < wanted) {
+        limit.current = Some(wanted);
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(%error, "the limit of open files stays low");
+        }
+    }
+}
 
 /// What the configuration was read from, what came of it, and the log.
 struct Start {

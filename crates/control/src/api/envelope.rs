@@ -6,6 +6,7 @@ use super::guard::Caller;
 use crate::app::App;
 use crate::auth::Peer;
 use crate::problem::{self, ApiError};
+use crate::server::Crowded;
 use crate::telemetry;
 use aether_core::RequestId;
 use aether_core::id::DEFAULT_CELL;
@@ -20,6 +21,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_REQUEST_ID: usize = 128;
 /// Told to clients that come during a drain.
 const RESTART_S: u64 = 5;
+const CROWDED_S: u64 = 1;
 
 pub(super) async fn envelope(State(app): State<App>, request: Request, next: Next) -> Response {
     let started = app.clock.monotonic();
@@ -30,6 +32,8 @@ pub(super) async fn envelope(State(app): State<App>, request: Request, next: Nex
     let _counted = InFlight;
     let response = if app.draining.is_cancelled() && seen.route != "/health" && seen.route != "/readiness" {
         ApiError::unavailable("The server is shutting down.", RESTART_S).into_response()
+    } else if request.extensions().get::<Crowded>().is_some() {
+        ApiError::unavailable("Too many requests are at work, from this address or in all.", CROWDED_S).into_response()
     } else {
         caught(next.run(request)).await
     };

@@ -10,7 +10,7 @@
 use super::Caller;
 use super::exec::{exec_id_of, present, valid_signal};
 use super::extract::{Params, idempotency, parse};
-use super::socket::{Sink, Source};
+use super::socket::{READ_BUFFER, Sink, Source};
 use crate::app::{App, not_reachable};
 use crate::exec::{self, Begin, Begun, Ledger, Opened, Past};
 use crate::problem::{ApiError, clean};
@@ -38,7 +38,7 @@ use tonic::Streaming;
 const FRAME_MOST: usize = 1 << 20;
 /// What may wait for a slow client before its connection is given up.
 const WRITE_BUFFER_MOST: usize = 4 << 20;
-const FIRST_FRAME: Duration = Duration::from_secs(10);
+const FIRST_FRAME: Duration = Duration::from_secs(7);
 
 /// Run a command or a terminal over a WebSocket.
 #[utoipa::path(
@@ -82,6 +82,7 @@ pub(crate) async fn stream(
     let begin = attach.map(|exec_id| Begin::Attach { exec_id, offset });
     let task = app.tasks.token();
     Ok(upgrade
+        .read_buffer_size(READ_BUFFER)
         .max_message_size(FRAME_MOST)
         .max_frame_size(FRAME_MOST)
         .max_write_buffer_size(WRITE_BUFFER_MOST)
@@ -199,7 +200,7 @@ async fn last(socket: &mut WebSocket, frame: &ExecServerFrame, code: u16) {
         while let Some(Ok(_)) = socket.recv().await {}
         Ok::<(), axum::Error>(())
     };
-    let _ = tokio::time::timeout(Duration::from_secs(2), farewell).await;
+    let _ = tokio::time::timeout(Duration::from_secs(1), farewell).await;
 }
 
 /// The node's frames to the client, until the process has ended.

@@ -13,6 +13,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// A JSON body of at most `json_body_bytes`.
 pub(crate) struct Json<T>(pub(crate) T);
@@ -24,8 +25,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
     type Rejection = ApiError;
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         let typed = is_json(request.headers());
-        let limit = app.cfg().limits.json_body_bytes;
-        let bytes = collect(request, limit).await?;
+        let bytes = collect(app, request).await?;
         if !typed {
             return Err(not_json());
         }
@@ -37,7 +37,7 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for MaybeJson<T> {
     type Rejection = ApiError;
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         let typed = is_json(request.headers());
-        let bytes = collect(request, app.cfg().limits.json_body_bytes).await?;
+        let bytes = collect(app, request).await?;
         if bytes.is_empty() {
             return Ok(Self(T::default()));
         }
@@ -66,22 +66,60 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-async fn collect(request: Request, limit: usize) -> Result<bytes::Bytes, ApiError> {
-    let too_large = || {
-        ApiError::new(
-            Code::PayloadTooLarge,
-            format!("The body is larger than {limit} bytes."),
-            "Send less; files and archives have routes of their own.",
-        )
-    };
-    if content_length(request.headers()).is_some_and(|n| n > limit as u64) {
-        return Err(too_large());
+/// So much of each JSON body needs no room of the others'.
+const FREE_BYTES: usize = 16 * 1024;
+
+async fn collect(app: &App, request: Request) -> Result<bytes::Bytes, ApiError> {
+    let limits = app.cfg().limits.clone();
+    let told = content_length(request.headers()).unwrap_or(0);
+    if told > limits.json_body_bytes as u64 {
+        return Err(too_large(limits.json_body_bytes));
     }
-    match Limited::new(request.into_body(), limit).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(too_large()),
-        Err(_) => Err(ApiError::bad_request("The body ended early.")),
+    // Pages that nothing is written to cost nothing; growing would copy.
+    let bytes = bytes::BytesMut::with_capacity(told as usize);
+    let whole = gather(&app.bodies, request.into_body(), bytes, limits.json_body_bytes);
+    tokio::time::timeout(limits.header_timeout, whole).await.map_err(|_| {
+        ApiError::late(format!("The body took longer than {} s to come.", limits.header_timeout.as_secs_f64()))
+    })?
+}
+
+fn too_large(limit: usize) -> ApiError {
+    ApiError::new(
+        Code::PayloadTooLarge,
+        format!("The body is larger than {limit} bytes."),
+        "Send less; files and archives have routes of their own.",
+    )
+}
+
+/// Large bodies that come in at the same time share what memory there is for
+/// them: who holds back the end of many must not take it all.
+async fn gather(
+    room: &Semaphore,
+    body: Body,
+    mut bytes: bytes::BytesMut,
+    limit: usize,
+) -> Result<bytes::Bytes, ApiError> {
+    let mut body = Limited::new(body, limit);
+    let mut held: Option<SemaphorePermit<'_>> = None;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+            Some(_) => too_large(limit),
+            None => ApiError::bad_request("The body ended early."),
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        bytes.extend_from_slice(&data);
+        let has = held.as_ref().map_or(0, SemaphorePermit::num_permits);
+        let needs = bytes.len().saturating_sub(FREE_BYTES + has);
+        if needs > 0 {
+            let full = |_| ApiError::unavailable("Too many large bodies are coming in.", 1);
+            let more = room.try_acquire_many(u32::try_from(needs).unwrap_or(u32::MAX)).map_err(full)?;
+            match &mut held {
+                Some(held) => held.merge(more),
+                None => held = Some(more),
+            }
+        }
     }
+    Ok(bytes.freeze())
 }
 
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
@@ -253,7 +291,7 @@ pub(crate) fn chunks(
                 Ok(Some(Ok(chunk))) => Some((Ok(chunk), Some(stream))),
                 Ok(Some(Err(_))) => Some((Err(ApiError::bad_request("The body ended early.")), None)),
                 Ok(None) => None,
-                Err(_) => Some((Err(ApiError::timeout("No byte of the body came for too long.", "Try again.")), None)),
+                Err(_) => Some((Err(ApiError::late("No byte of the body came for too long.")), None)),
             }
         })
     })

@@ -4,6 +4,7 @@ use super::routes::{Access, Deadline, Rule};
 use crate::app::App;
 use crate::auth::Peer;
 use crate::problem::ApiError;
+use crate::server::Patience;
 use aether_core::{Permission, Principal, TenantScope};
 use aether_store::AuditEntry;
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
@@ -64,7 +65,11 @@ pub(super) async fn guard(State((app, rule)): State<(App, Rule)>, mut request: R
         return with_caller(ApiError::forbidden(permission.as_str()).into_response(), caller);
     }
     request.extensions_mut().insert(caller.clone());
-    with_caller(within(&app, rule.deadline, next.run(request)).await, caller)
+    let mut response = within(&app, rule.deadline, next.run(request)).await;
+    if rule.deadline == Deadline::Stream && !response.status().is_client_error() {
+        response.extensions_mut().insert(Patience::Stream);
+    }
+    with_caller(response, caller)
 }
 
 /// For the access log and the metrics, which stand outside.

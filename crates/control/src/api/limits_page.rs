@@ -2,6 +2,7 @@
 
 use super::routes::{self, Deadline};
 use crate::config::{Deadlines, Limits};
+use crate::server::REQUESTS_TO_A_CONNECTION;
 use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -14,9 +15,12 @@ fn connections() -> String {
     // Every field is named: one that is added must be documented.
     let Limits {
         header_timeout,
+        untaken,
+        untaken_stream,
         max_connections,
         max_connections_per_peer,
         json_body_bytes,
+        json_bytes_in_all,
         h2_streams,
         h2_pending_resets,
         header_bytes,
@@ -25,12 +29,19 @@ fn connections() -> String {
     let rows = [
         ("from accepting to a whole head, TLS handshake apart but as long", seconds(header_timeout), "closed"),
         ("head of a request", format!("{} KiB, 100 headers on HTTP/1", header_bytes / 1024), "431, or closed"),
+        ("an idle connection", seconds(header_timeout), "closed"),
         ("JSON body", format!("{} KiB", json_body_bytes / 1024), "413"),
-        ("connections in all", max_connections.to_string(), "wait in the listen queue"),
+        ("JSON bodies coming in at once, beyond 16 KiB of each", format!("{} MiB", json_bytes_in_all >> 20), "503"),
+        ("from the head to a whole JSON body", seconds(header_timeout), "408"),
+        ("an answer that the peer does not take; each KiB gives back a second", seconds(untaken), "closed"),
+        ("the same for a stream or a WebSocket", seconds(untaken_stream), "closed"),
+        ("connections in all", max_connections.to_string(), "the one longest at rest is closed, else it waits"),
         ("connections of one peer", max_connections_per_peer.to_string(), "closed at once"),
+        ("requests of one peer at work", max_connections_per_peer.to_string(), "503"),
+        ("requests at work in all", (max_connections * REQUESTS_TO_A_CONNECTION).to_string(), "503"),
         ("HTTP/2: streams at once", h2_streams.to_string(), "refused by flow control"),
         ("HTTP/2: resets not yet taken in", h2_pending_resets.to_string(), "closed"),
-        ("an upload without a byte", seconds(stream_idle), "504"),
+        ("an upload without a byte", seconds(stream_idle), "408"),
         ("after a shutdown began", seconds(drain), "cut off"),
     ];
     let mut out = "| what | limit | past it |\n|---|---|---|\n".to_owned();

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! envelope (request id, log, metrics, panics, headers)
+//!   └► lawful (what hyper lets pass and two readers could read in two ways)
 //!   └► guard (credentials, permission, deadline; per route, from the table)
 //!        └► handler
 //! ```
@@ -19,6 +20,7 @@ mod files;
 mod guard;
 mod images;
 mod keys;
+mod lawful;
 #[cfg(test)]
 mod limits_page;
 mod logs;
@@ -59,6 +61,7 @@ pub(crate) fn router(app: &App) -> Router {
         .method_not_allowed_fallback(crate::problem::method_not_allowed)
         .with_state(app.clone());
     let router = if app.cfg().cors.is_some() { router.layer(cors_layer(app.live_cfg().clone())) } else { router };
+    let router = router.layer(axum::middleware::from_fn(lawful::lawful));
     router.layer(axum::middleware::from_fn_with_state(app.clone(), envelope::envelope))
 }
 

@@ -9,7 +9,7 @@
 
 use super::Caller;
 use super::extract::Params;
-use super::socket::{Sink, Source};
+use super::socket::{READ_BUFFER, Sink, Source};
 use crate::app::App;
 use crate::problem::ApiError;
 use aether_core::Problem;
@@ -83,6 +83,7 @@ pub(crate) async fn forward(
         })?;
     let task = app.tasks.token();
     Ok(upgrade
+        .read_buffer_size(READ_BUFFER)
         .max_message_size(FRAME_MOST)
         .max_frame_size(FRAME_MOST)
         .max_write_buffer_size(WRITE_BUFFER_MOST)

@@ -14,6 +14,9 @@ use tokio::time::{Instant, Interval};
 const PING_EVERY: Duration = Duration::from_secs(20);
 /// Three pings without a sign of life.
 const SILENCE: Duration = Duration::from_secs(65);
+const PING_SENT: Duration = Duration::from_secs(1);
+/// Per connection and from its beginning, so not the library's 128 KiB.
+pub(super) const READ_BUFFER: usize = 16 * 1024;
 
 /// Shared by the two pumps of a stream.
 pub(super) type Sink = Mutex<SplitSink<WebSocket, Message>>;
@@ -36,8 +39,12 @@ impl Source {
             let message = tokio::select! {
                 message = self.stream.next() => message,
                 _ = self.ping.tick() => {
-                    let silent = self.heard.elapsed() > SILENCE;
-                    if silent || sink.lock().await.send(Message::Ping(Bytes::new())).await.is_err() {
+                    // Where the other pump is in the midst of sending, the
+                    // client is behind: the accept loop watches what it
+                    // takes, and here its own messages are still to be read.
+                    let Ok(mut sink) = sink.try_lock() else { continue };
+                    let ping = tokio::time::timeout(PING_SENT, sink.send(Message::Ping(Bytes::new())));
+                    if self.heard.elapsed() > SILENCE || matches!(ping.await, Ok(Err(_))) {
                         return None;
                     }
                     continue;

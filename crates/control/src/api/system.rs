@@ -10,9 +10,11 @@ use aether_core::{Code, Problem};
 use aether_store::NodeStatus;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 /// A readiness check that takes longer has failed.
@@ -110,8 +112,11 @@ pub(crate) async fn version(State(app): State<App>) -> axum::Json<VersionInfo> {
     get, path = "/openapi.json", tag = "system", security(()),
     responses((status = 200, description = "OpenAPI 3.1", body = Object))
 )]
-pub(crate) async fn openapi_json() -> axum::Json<utoipa::openapi::OpenApi> {
-    axum::Json(super::openapi())
+pub(crate) async fn openapi_json() -> Response {
+    // Made once: it is open to strangers, and large.
+    static DOCUMENT: LazyLock<Bytes> =
+        LazyLock::new(|| serde_json::to_vec(&super::openapi()).expect("the document serialises").into());
+    ([(CONTENT_TYPE, "application/json")], DOCUMENT.clone()).into_response()
 }
 
 /// This document.
@@ -119,8 +124,8 @@ pub(crate) async fn openapi_json() -> axum::Json<utoipa::openapi::OpenApi> {
     get, path = "/v1/openapi.json", tag = "system", security(()),
     responses((status = 200, description = "OpenAPI 3.1", body = Object))
 )]
-pub(crate) async fn openapi_json_v1() -> axum::Json<utoipa::openapi::OpenApi> {
-    axum::Json(super::openapi())
+pub(crate) async fn openapi_json_v1() -> Response {
+    openapi_json().await
 }
 
 /// The nodes with capacity, reservations and the age of their leases.

@@ -1,6 +1,10 @@
 //! One connection: HTTP/1 or HTTP/2, whichever the peer begins.
 
+use super::answer::Followed;
 use super::places::Places;
+use super::stream::Place;
+use super::watch::{Crowd, Watch};
+use super::{Crowded, Patience};
 use crate::auth::Peer;
 use crate::config::{ControlConfig, Limits};
 use aether_core::Live;
@@ -11,11 +15,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -32,6 +37,9 @@ pub(super) struct Conn {
     pub(super) abort: CancellationToken,
     pub(super) places: Places,
     pub(super) per_peer: PerPeer,
+    /// HTTP/2 has many to a connection.
+    pub(super) requests: PerPeer,
+    pub(super) crowd: Crowd,
     pub(super) tracker: TaskTracker,
 }
 
@@ -42,6 +50,11 @@ const H2_PING: Duration = Duration::from_secs(20);
 const H2_STREAM_WINDOW: u32 = 1 << 20;
 const H2_CONNECTION_WINDOW: u32 = 4 << 20;
 const H1_MAX_HEADERS: usize = 100;
+/// The same number bounds a peer's connections and its requests; in all there
+/// may be more requests, since most of them are short.
+pub(crate) const REQUESTS_TO_A_CONNECTION: usize = 4;
+/// So often another connection at rest is looked for when there is no place.
+const ROOM_EVERY: Duration = Duration::from_millis(100);
 
 impl Conn {
     pub(super) fn header_timeout(&self) -> Duration {
@@ -49,17 +62,56 @@ impl Conn {
     }
 
     /// `None`: this peer has as many connections as it may.
-    pub(super) fn place_of(&self, peer: PeerKey) -> Option<PeerSlot> {
+    pub(super) fn slot_of(&self, peer: PeerKey) -> Option<PeerSlot> {
         self.per_peer.take(peer, self.cfg.get().limits.max_connections_per_peer)
     }
 
-    pub(super) async fn serve(&self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer) {
-        let asked = Arc::new(AtomicBool::new(false));
-        let (router, mark) = (self.router.clone(), asked.clone());
+    /// `None`: too many requests are at work, of this peer or in all.
+    fn request_of(&self, peer: PeerKey) -> Option<PeerSlot> {
+        let cfg = self.cfg.get();
+        let in_all = cfg.limits.max_connections.saturating_mul(REQUESTS_TO_A_CONNECTION);
+        self.requests.take(peer, cfg.limits.max_connections_per_peer).filter(|_| self.requests.in_all() <= in_all)
+    }
+
+    /// Waits for a place. Who comes is served before who begins nothing.
+    pub(super) async fn room(&self) -> OwnedSemaphorePermit {
+        loop {
+            if let Some(permit) = self.places.try_take() {
+                return permit;
+            }
+            self.crowd.make_room();
+            if let Ok(permit) = tokio::time::timeout(ROOM_EVERY, self.places.take()).await {
+                return permit;
+            }
+        }
+    }
+
+    pub(super) fn place(&self, slot: PeerSlot, permit: OwnedSemaphorePermit) -> Place {
+        Place { member: self.crowd.join(&self.cfg.get().limits), _permit: permit, _slot: slot }
+    }
+
+    pub(super) async fn serve(
+        &self,
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        watch: Arc<Watch>,
+        peer: Peer,
+    ) {
+        watch.restart();
+        let (conn, watching) = (self.clone(), watch.clone());
         let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
-            mark.store(true, Ordering::Relaxed);
+            let busy = watching.busy();
+            let watch = watching.clone();
+            let slot = conn.request_of(PeerKey::of(&peer));
+            if slot.is_none() {
+                request.extensions_mut().insert(Crowded);
+            }
             request.extensions_mut().insert(peer.clone());
-            router.clone().oneshot(request.map(Body::new))
+            let answer = conn.router.clone().oneshot(request.map(Body::new));
+            async move {
+                let answer = followed(&watch, answer.await?);
+                drop((busy, slot));
+                Ok::<_, Infallible>(answer)
+            }
         });
         let limits = self.cfg.get().limits.clone();
         let builder = builder(&limits);
@@ -69,7 +121,7 @@ impl Conn {
         // version; a peer that sends nothing, or half a preface, is cut here.
         let first = tokio::time::sleep(limits.header_timeout);
         tokio::pin!(first);
-        let (mut first_over, mut draining) = (false, false);
+        let (mut first_over, mut parting) = (false, false);
         loop {
             tokio::select! {
                 ended = connection.as_mut() => {
@@ -80,19 +132,37 @@ impl Conn {
                 }
                 () = first.as_mut(), if !first_over => {
                     first_over = true;
-                    if !asked.load(Ordering::Relaxed) {
+                    if !watch.asked() {
                         tracing::debug!("no request in time");
                         return;
                     }
                 }
-                () = self.drain.cancelled(), if !draining => {
-                    draining = true;
+                () = self.drain.cancelled(), if !parting => {
+                    parting = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = watch.retire.cancelled(), if !parting => {
+                    parting = true;
                     connection.as_mut().graceful_shutdown();
                 }
                 () = self.abort.cancelled() => return,
             }
         }
     }
+}
+
+/// The answer, followed until it is taken.
+fn followed(watch: &Arc<Watch>, mut answer: http::Response<Body>) -> http::Response<Followed> {
+    let patience = answer.extensions_mut().remove::<Patience>().unwrap_or_default();
+    if answer.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+        watch.upgraded();
+    }
+    // HTTP/2 would keep a connection whose peer holds its bodies back.
+    if answer.status() == http::StatusCode::REQUEST_TIMEOUT {
+        watch.part();
+    }
+    let ticket = watch.answer(patience);
+    answer.map(|body| Followed::new(body, ticket))
 }
 
 fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
@@ -124,6 +194,13 @@ pub(super) enum PeerKey {
 }
 
 impl PeerKey {
+    pub(super) fn of(peer: &Peer) -> Self {
+        match peer {
+            Peer::Tcp(address) => Self::of_address(address.ip()),
+            Peer::Unix(user) => Self::User(user.uid),
+        }
+    }
+
     pub(super) fn of_address(address: IpAddr) -> Self {
         match address {
             IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
@@ -135,37 +212,49 @@ impl PeerKey {
     }
 }
 
-/// Connections by peer, so that one stranger cannot take them all.
+/// Connections, or requests, by peer, so that one stranger cannot take all.
 #[derive(Clone, Default)]
 pub(super) struct PerPeer {
-    counts: Arc<Mutex<BTreeMap<PeerKey, usize>>>,
+    counts: Arc<Mutex<Counts>>,
+}
+
+#[derive(Default)]
+struct Counts {
+    of: BTreeMap<PeerKey, usize>,
+    in_all: usize,
 }
 
 /// Gives its place back when dropped.
 pub(super) struct PeerSlot {
     peer: PeerKey,
-    counts: Arc<Mutex<BTreeMap<PeerKey, usize>>>,
+    counts: Arc<Mutex<Counts>>,
 }
 
 impl PerPeer {
     pub(super) fn take(&self, peer: PeerKey, most: usize) -> Option<PeerSlot> {
         let mut counts = self.counts.lock();
-        let count = counts.entry(peer).or_default();
+        let count = counts.of.entry(peer).or_default();
         if *count >= most {
             return None;
         }
         *count += 1;
+        counts.in_all += 1;
         Some(PeerSlot { peer, counts: self.counts.clone() })
+    }
+
+    fn in_all(&self) -> usize {
+        self.counts.lock().in_all
     }
 }
 
 impl Drop for PeerSlot {
     fn drop(&mut self) {
         let mut counts = self.counts.lock();
-        if let Some(count) = counts.get_mut(&self.peer) {
+        counts.in_all -= 1;
+        if let Some(count) = counts.of.get_mut(&self.peer) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&self.peer);
+                counts.of.remove(&self.peer);
             }
         }
     }
@@ -189,7 +278,8 @@ mod tests {
         assert!(places.take(a, 1).is_none() && places.take(a, 3).is_some(), "the limit may change");
         drop(first);
         assert!(places.take(a, 2).is_some());
-        assert_eq!(places.counts.lock().len(), 1, "peers without connections are forgotten");
+        assert_eq!(places.counts.lock().of.len(), 1, "peers without connections are forgotten");
+        assert_eq!(places.in_all(), 1);
     }
 
     #[test]

@@ -17,6 +17,11 @@ impl Places {
         Self { free: Arc::new(Semaphore::new(most)), most: Arc::new(Mutex::new(most)) }
     }
 
+    /// A place, if one is free.
+    pub(super) fn try_take(&self) -> Option<OwnedSemaphorePermit> {
+        self.free.clone().try_acquire_owned().ok()
+    }
+
     /// Waits for a place; dropping it gives it back.
     pub(super) async fn take(&self) -> OwnedSemaphorePermit {
         self.free.clone().acquire_owned().await.expect("the semaphore is never closed")

@@ -61,6 +61,118 @@ async fn a_body_that_never_comes_meets_the_deadline() {
 }
 
 #[tokio::test]
+async fn a_body_that_does_not_come_in_time_is_a_408() {
+    let server = start_with(|cfg| cfg.limits.header_timeout = Duration::from_secs(1)).await;
+    let id = server.agent("late").await;
+    for path in ["/v1/auth/keys".to_owned(), format!("/v1/agents/{id}/exec")] {
+        let body = futures::stream::pending::<Result<bytes::Bytes, std::io::Error>>();
+        let request = server.request(Method::POST, &path).header("content-type", "application/json");
+        problem(request.body(reqwest::Body::wrap_stream(body)), 408, "REQUEST_TIMEOUT").await;
+    }
+}
+
+#[tokio::test]
+async fn large_bodies_share_their_room_and_small_ones_need_none() {
+    let server = start_with(|cfg| cfg.limits.json_bytes_in_all = 100_000).await;
+    let begun = |bytes: usize| {
+        let first = futures::stream::iter([Ok::<_, std::io::Error>(bytes::Bytes::from(vec![b' '; bytes]))]);
+        let body = reqwest::Body::wrap_stream(futures::StreamExt::chain(first, futures::stream::pending()));
+        server.request(Method::POST, "/v1/auth/keys").header("content-type", "application/json").body(body)
+    };
+    let held = tokio::spawn(begun(110_000).send());
+    server.until(|_| async { problem_code(begun(40_000)).await == "SERVICE_UNAVAILABLE" }).await;
+    let small = json!({ "name": "x".repeat(10_000), "role": "none" });
+    problem(server.post("/v1/auth/keys", small), 400, "VALIDATION_ERROR").await;
+    held.abort();
+}
+
+/// Of an answer that comes at once; empty if none does.
+async fn problem_code(request: reqwest::RequestBuilder) -> String {
+    let Ok(Ok(answer)) = tokio::time::timeout(Duration::from_millis(500), request.send()).await else {
+        return String::new();
+    };
+    if answer.status().as_u16() == 503 {
+        assert!(answer.headers().contains_key("retry-after"));
+    }
+    let body: serde_json::Value = answer.json().await.expect("JSON");
+    body["code"].as_str().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn who_comes_gets_the_place_of_who_rests() {
+    let server = start_with(|cfg| {
+        cfg.limits.header_timeout = Duration::from_secs(120);
+        cfg.limits.max_connections = 6;
+    })
+    .await;
+    let mut held = Vec::new();
+    for _ in 0..12 {
+        held.push(TcpStream::connect(server.address).await.expect("connects"));
+    }
+    for _ in 0..3 {
+        let answer = server.client.get(format!("{}/health", server.url)).header("connection", "close").send();
+        let answer = tokio::time::timeout(Duration::from_secs(30), answer).await.expect("before any time-out");
+        assert_eq!(answer.expect("answered").status().as_u16(), 200);
+    }
+    assert!(closed_within(held.remove(0), Duration::from_secs(30)).await, "the first has rested longest");
+}
+
+#[tokio::test]
+async fn a_websocket_is_a_connection_like_others() {
+    let server = start_with(|cfg| cfg.limits.max_connections_per_peer = 2).await;
+    let id = server.agent("web").await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let stream = tokio::net::UnixStream::connect(&server.socket).await.expect("connects");
+        let url = format!("ws://aether/v1/agents/{id}/ports/7");
+        held.push(tokio_tungstenite::client_async(url, stream).await.expect("upgraded").0);
+    }
+    let mut more = tokio::net::UnixStream::connect(&server.socket).await.expect("connects");
+    let read = tokio::time::timeout(Duration::from_secs(20), more.read(&mut [0; 16])).await.expect("closed in time");
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+}
+
+#[tokio::test]
+async fn requests_of_one_peer_are_bounded_too() {
+    let server = start_with(|cfg| {
+        cfg.limits.max_connections_per_peer = 3;
+        cfg.deadlines.wait = Duration::from_secs(2);
+    })
+    .await;
+    let client = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().expect("client");
+    let asked = |n: u32| {
+        let body = json!({ "image": "never", "name": format!("n{n}") });
+        client.post(format!("{}/v1/agents?wait=true", server.url)).bearer_auth(&server.admin).json(&body).send()
+    };
+    let mut refused = 0;
+    for answer in futures::future::join_all((0..8).map(asked)).await {
+        let answer = answer.expect("answered");
+        if answer.status().as_u16() == 503 {
+            assert!(answer.headers().contains_key("retry-after"));
+            refused += 1;
+        }
+    }
+    assert!(refused > 0 && refused < 8, "{refused} of 8");
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_takes_ends_its_connection() {
+    let server = start_with(|cfg| cfg.limits.untaken = Duration::from_secs(1)).await;
+    let socket = tokio::net::TcpSocket::new_v4().expect("socket");
+    socket.set_recv_buffer_size(4096).expect("set");
+    let mut stream = socket.connect(server.address).await.expect("connects");
+    let asked = b"GET /openapi.json HTTP/1.1\r\nhost: a\r\n\r\n".repeat(500);
+    let asking = async {
+        loop {
+            if stream.write_all(&asked).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), asking).await.expect("the server closes it");
+}
+
+#[tokio::test]
 async fn connections_from_one_address_are_bounded() {
     let server = start_with(|cfg| cfg.limits.max_connections_per_peer = 3).await;
     let mut held = Vec::new();

@@ -1,6 +1,7 @@
 //! The control plane over real HTTP and a real store, with a scripted node
 //! at the protocol boundary. Real machines are the end-to-end tests' matter.
 
+mod abuse;
 mod agents;
 mod auth;
 mod docs;

@@ -79,6 +79,10 @@ fn told(code: Code) -> (&'static str, &'static str) {
         ),
         C::MethodNotAllowed => ("The route does not take this method.", "See the header `Allow`."),
         C::NotAcceptable => ("The form asked for in `Accept` does not exist.", "Ask for another."),
+        C::RequestTimeout => (
+            "The body of the request did not come in time, or an upload stood still.",
+            "Send it without pauses; [limits.md](limits.md) names the times.",
+        ),
         C::Conflict => (
             "The state does not allow it: the agent is not running, the name is taken, the image is in use, nothing \
              listens on the port, the first request with this key is still in progress.",
@@ -114,7 +118,7 @@ fn told(code: Code) -> (&'static str, &'static str) {
             "Ask for less, or add a larger node.",
         ),
         C::Timeout => (
-            "The route's deadline passed, an upload stood still, a registry was too slow, or an exec ran into its own \
+            "The route's deadline passed, a registry was too slow, or an exec ran into its own \
              `timeout` and was killed (`instance` names it).",
             "Look at the state first, since it may have been done; give an exec a longer timeout, or stream it.",
         ),
