@@ -8,12 +8,15 @@
 //! Policy is `aether-placement`'s; the epoch in each write makes a stale
 //! leader harmless. Changes in the store wake it, the interval is a fallback.
 
+mod queue;
+
 use crate::config::ControlConfig;
 use crate::telemetry;
 use aether_core::api::NodeAmounts;
 use aether_core::{Clock, Live, Timestamp};
 use aether_placement::{Decision, Node, Policy, Request};
 use aether_store::{AgentRow, Epoch, NodeRow, NodeStatus, PlaceRequest, Store, StoreError};
+use queue::Queue;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 /// design.md §4: the leader's lease, and how often it is renewed.
 const LEADER_LEASE: Duration = Duration::from_secs(5);
 const LEADER_RENEW: Duration = Duration::from_millis(1500);
-/// Waiting agents looked at in one pass.
-const BATCH: u32 = 1000;
+/// Changed reasons written in one pass, beside those of agents that have none.
+const REASONS_CHANGED: usize = 200;
 /// A burst of changes is one pass: the first change after a pause is taken at
 /// once, those that follow it this closely wait.
 const COALESCE: Duration = Duration::from_millis(5);
@@ -87,16 +90,18 @@ impl Scheduler {
         // time to be heard before any is declared lost.
         let expire_from = Instant::now() + self.lease;
         let mut prune_at = Instant::now() + PRUNE_EVERY;
+        let mut queue = Queue::new();
         loop {
             let began = Instant::now();
             changes.mark_unchanged();
             let mut result = Ok(());
+            let mut more = false;
             if Instant::now() >= tend_at {
                 tend_at = Instant::now() + LEADER_RENEW;
                 result = self.tend(epoch, Instant::now() >= expire_from).await;
             }
             if result.is_ok() {
-                result = self.pass(epoch).await;
+                result = self.pass(epoch, &mut queue).await.map(|left| more = left);
             }
             if Instant::now() >= prune_at {
                 prune_at = Instant::now() + PRUNE_EVERY;
@@ -110,8 +115,13 @@ impl Scheduler {
                 Err(fenced @ StoreError::Fenced { .. }) => return fenced,
                 Err(error) => {
                     tracing::warn!(%error, "a scheduling pass failed");
+                    queue.begin_anew();
                     tokio::time::sleep(RETRY).await;
                 }
+            }
+            if more {
+                tokio::task::yield_now().await;
+                continue;
             }
             let nap = self.cfg.get().schedule_interval.min(tend_at.saturating_duration_since(Instant::now()));
             match tokio::time::timeout(nap, changes.changed()).await {
@@ -139,25 +149,45 @@ impl Scheduler {
         Ok(())
     }
 
-    async fn pass(&self, epoch: &Epoch) -> Result<(), StoreError> {
-        let waiting = self.store.pending_agents(BATCH).await?;
+    /// One turn of the queue; whether there is another at once.
+    async fn pass(&self, epoch: &Epoch, queue: &mut Queue) -> Result<bool, StoreError> {
+        let news = queue.news(&self.store).await?;
+        if news.waiting.is_empty() && queue.idle() {
+            return Ok(news.more);
+        }
+        let nodes: Vec<Node> = self.store.nodes().await?.into_iter().map(|n| self.facts(n)).collect();
+        let page = queue.page(&self.store, &nodes).await?;
+        let more = news.more || page.more;
+        // Those of the page are older, mostly; one that is in both is judged once.
+        let mut waiting = page.waiting;
+        let known: BTreeSet<_> = waiting.iter().map(|row| row.id.clone()).collect();
+        waiting.extend(news.waiting.into_iter().filter(|row| !known.contains(&row.id)));
         if waiting.is_empty() {
-            return Ok(());
+            return Ok(more);
         }
         let started = self.clock.monotonic();
-        let nodes: Vec<Node> = self.store.nodes().await?.into_iter().map(|n| self.facts(n)).collect();
         let requests: Vec<Request> = waiting.iter().map(request_of).collect();
         let policy = Policy { strategy: self.cfg.get().strategy, ..Policy::default() };
         let decisions = aether_placement::place_all(policy, &requests, &nodes);
-        self.write(epoch, &waiting, decisions).await?;
+        if decisions.iter().any(|d| matches!(d, Decision::Wait { .. })) {
+            queue.left_waiting();
+        }
+        if self.write(epoch, &waiting, decisions).await? == Written::NotAll {
+            queue.begin_anew();
+        }
         let took = self.clock.monotonic().saturating_sub(started);
         metrics::histogram!(telemetry::SCHEDULING_SECONDS, "strategy" => policy.strategy.as_str())
             .record(took.as_secs_f64());
-        Ok(())
+        Ok(more)
     }
 
-    async fn write(&self, epoch: &Epoch, waiting: &[AgentRow], decisions: Vec<Decision>) -> Result<(), StoreError> {
-        let mut places = Vec::new();
+    async fn write(
+        &self,
+        epoch: &Epoch,
+        waiting: &[AgentRow],
+        decisions: Vec<Decision>,
+    ) -> Result<Written, StoreError> {
+        let (mut places, mut reasons, mut changed) = (Vec::new(), Vec::new(), 0);
         for (agent, decision) in waiting.iter().zip(decisions) {
             match decision {
                 Decision::Place { node, reason } => places.push(PlaceRequest {
@@ -167,16 +197,26 @@ impl Scheduler {
                     reason,
                 }),
                 Decision::Wait { reason } => {
-                    if agent.placement_reason.as_deref() != Some(&reason) {
+                    if agent.placement_reason.as_deref() == Some(&reason) {
+                        continue;
+                    }
+                    // With each agent that ends another number changes in
+                    // every reason of a long queue.
+                    changed += usize::from(agent.placement_reason.is_some());
+                    if agent.placement_reason.is_none() || changed <= REASONS_CHANGED {
                         metrics::counter!(telemetry::SCHEDULING_ERRORS, "reason" => "no_fit").increment(1);
-                        self.store.explain_pending(epoch, &agent.id, &reason).await?;
+                        reasons.push((agent.id.clone(), reason));
                     }
                 }
             }
         }
-        if places.is_empty() {
-            return Ok(());
+        if !reasons.is_empty() {
+            self.store.explain_pending(epoch, reasons).await?;
         }
+        if places.is_empty() {
+            return Ok(Written::All);
+        }
+        let mut written = Written::All;
         for result in self.store.place_batch(epoch, places).await? {
             match result {
                 Ok(agent) => tracing::info!(agent = %agent.id, node = ?agent.node_id, "placed"),
@@ -185,15 +225,23 @@ impl Scheduler {
                 Err(error) => {
                     metrics::counter!(telemetry::SCHEDULING_ERRORS, "reason" => "raced").increment(1);
                     tracing::debug!(%error, "a placement was refused");
+                    written = Written::NotAll;
                 }
             }
         }
-        Ok(())
+        Ok(written)
     }
 
     fn facts(&self, row: NodeRow) -> Node {
         node_facts(row, self.clock.now(), self.lease)
     }
+}
+
+/// Whether every placement came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Written {
+    All,
+    NotAll,
 }
 
 fn node_facts(row: NodeRow, now: Timestamp, lease: Duration) -> Node {

@@ -18,7 +18,7 @@ use crate::sqlite::Sqlite;
 use crate::tx::{Context, OpFuture, Tx};
 use aether_core::api::CheckedPatch;
 use aether_core::state::Desired;
-use aether_core::{AgentId, Clock, ExecId, KeyId, NodeId, Observed, Rng, Secret, TenantId, TenantScope};
+use aether_core::{AgentId, Clock, ExecId, KeyId, NodeId, Observed, Rng, Secret, TenantId, TenantScope, Timestamp};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -329,10 +329,24 @@ impl Store {
         self.read((), |tx, _, ()| Box::pin(leadership::read(tx))).await
     }
 
-    /// Desired running, pending, not handed to a node; oldest first. One with
-    /// a `node_id` can only go there.
-    pub async fn pending_agents(&self, limit: u32) -> Result<Vec<AgentRow>, StoreError> {
-        self.read(limit, |tx, _, limit| Box::pin(listing::waiting(tx, *limit))).await
+    /// Desired running, pending, not handed to a node; oldest first, from
+    /// after one that was created then. One with a `node_id` can only go there.
+    pub async fn pending_agents(
+        &self,
+        after: Option<(Timestamp, AgentId)>,
+        limit: u32,
+    ) -> Result<Vec<AgentRow>, StoreError> {
+        self.read((after, limit), |tx, _, (after, limit)| Box::pin(listing::waiting(tx, after.as_ref(), *limit))).await
+    }
+
+    /// Those of them that began to wait in the next `limit` events after the
+    /// cursor; and where to go on.
+    pub async fn began_to_wait(
+        &self,
+        cursor: EventCursor,
+        limit: u32,
+    ) -> Result<(Vec<AgentRow>, EventCursor), StoreError> {
+        self.read((cursor, limit), |tx, _, (cursor, limit)| Box::pin(listing::began_to_wait(tx, *cursor, *limit))).await
     }
 
     /// One result per request, in order, in one transaction. A refused request
@@ -359,10 +373,10 @@ impl Store {
         self.write(epoch.clone(), |tx, cx, epoch| Box::pin(recover::recover(tx, cx, epoch))).await
     }
 
-    /// Writes the reason where it is new.
-    pub async fn explain_pending(&self, epoch: &Epoch, agent: &AgentId, reason: &str) -> Result<(), StoreError> {
-        self.write((epoch.clone(), agent.clone(), reason.to_owned()), |tx, cx, (epoch, agent, reason)| {
-            Box::pin(place::explain(tx, cx, epoch, agent, reason))
+    /// Writes the reasons that are new, in one transaction.
+    pub async fn explain_pending(&self, epoch: &Epoch, reasons: Vec<(AgentId, String)>) -> Result<(), StoreError> {
+        self.write((epoch.clone(), reasons), |tx, cx, (epoch, reasons)| {
+            Box::pin(place::explain(tx, cx, epoch, reasons))
         })
         .await
     }

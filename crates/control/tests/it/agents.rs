@@ -174,6 +174,32 @@ async fn health_and_stats() {
     assert_eq!((nodes[0]["status"].as_str(), nodes[0]["engine"].as_str()), (Some("ready"), Some("qemu")));
 }
 
+/// More than a pass looks at wait for room that there is not.
+#[tokio::test]
+async fn a_long_queue_holds_up_nobody_who_fits_and_moves_when_room_comes() {
+    let server = start().await;
+    let large = |name: String| json!({ "image": "img", "name": name, "resources": { "memory_mb": 8000 } });
+    ok(server.post("/v1/agents?wait=running", large("first".into()))).await;
+    for part in 0..11 {
+        let agents: Vec<_> = (0..100).map(|n| large(format!("queued-{part}-{n}"))).collect();
+        ok(server.post("/v1/agents/bulk/create", json!({ "agents": agents }))).await;
+    }
+    let small = json!({ "image": "img", "name": "small", "resources": { "memory_mb": 128 } });
+    let (status, agent) = ok(server.post("/v1/agents?wait=running", small)).await;
+    assert_eq!((status, agent["status"].as_str()), (StatusCode::CREATED, Some("running")), "{agent}");
+    let (_, last) = ok(server.get("/v1/agents/queued-10-99")).await;
+    assert!(last["placement_reason"].as_str().is_some_and(|r| !r.is_empty()), "each is told why: {last}");
+    ok(server.request(Method::DELETE, "/v1/agents/first")).await;
+    // Before the look at everybody that comes each half minute in any case.
+    let moved = server.until(|s| async move {
+        let (_, list) = ok(s.get("/v1/agents?status=running")).await;
+        let names: Vec<_> = list["data"].as_array().expect("a list").iter().map(|a| a["name"].as_str()).collect();
+        // One place, one agent; of those of the first moment, which stand in no order.
+        list["total"] == 2 && names.iter().flatten().any(|name| name.starts_with("queued-0-"))
+    });
+    tokio::time::timeout(Duration::from_secs(20), moved).await.expect("room is seen when it comes");
+}
+
 #[tokio::test]
 async fn a_patch_says_what_waits_and_minds_the_version() {
     let server = start().await;

@@ -10,9 +10,12 @@
 use crate::error::StoreError;
 use crate::model::{AgentRow, EventCursor, EventRow};
 use crate::tx::{Context, Dialect, Row, Tx, Value, params, query_one, to_json};
-use aether_core::{NodeId, TenantId, TenantScope};
+use aether_core::{NodeId, Observed, TenantId, TenantScope};
+use std::collections::BTreeSet;
 
 const MAX_LIMIT: u32 = 1000;
+/// The scheduler's own: why an agent waits.
+pub(crate) const WAITING: &str = "agent.waiting";
 
 /// Everything an event may carry, before it has a number.
 struct NewEvent<'a> {
@@ -105,6 +108,32 @@ pub(crate) async fn after(
     let rows = tx.query(&sql, values).await?.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
     let next = rows.last().map_or(cursor, |row| row.cursor);
     Ok((rows, next))
+}
+
+/// The ids of agents that the next events name as pending, and where to go
+/// on. That one still waits, with a reason, is no news.
+pub(crate) async fn pending_agents(
+    tx: &mut dyn Tx,
+    cursor: EventCursor,
+    limit: u32,
+) -> Result<(BTreeSet<String>, EventCursor), StoreError> {
+    if cursor != EventCursor::default() && cursor < floor(tx).await? {
+        return Err(StoreError::CursorExpired);
+    }
+    let (txn, readable, order) = dialect_parts(tx.dialect());
+    let sql = format!(
+        "SELECT {txn} AS txn, seq, kind, agent_id, observed FROM events WHERE {readable} ORDER BY {order} LIMIT $3"
+    );
+    let rows = tx.query(&sql, params![cursor.transaction, cursor.sequence, limit.clamp(1, MAX_LIMIT)]).await?;
+    let next = rows.last().map_or(Ok(cursor), cursor_of)?;
+    let mut agents = BTreeSet::new();
+    for row in &rows {
+        let pending = row.text_opt("observed")?.as_deref() == Some(Observed::Pending.as_str());
+        if let (true, Some(agent)) = (pending && row.text("kind")? != WAITING, row.text_opt("agent_id")?) {
+            agents.insert(agent);
+        }
+    }
+    Ok((agents, next))
 }
 
 fn decode(row: &Row) -> Result<EventRow, StoreError> {

@@ -1,12 +1,15 @@
-//! Pages of a tenant's agents, newest first.
+//! Pages of a tenant's agents, newest first; what waits for a node.
 
 use super::agent_row::{COLUMNS, decode};
+use super::events;
 use crate::error::StoreError;
-use crate::model::{AgentFilter, AgentPage, AgentRow, PageRequest};
+use crate::model::{AgentFilter, AgentPage, AgentRow, EventCursor, PageRequest};
 use crate::tx::{Tx, Value, params, query_one};
 use aether_core::{AgentId, Observed, TenantScope, Timestamp};
 
 const MAX_LIMIT: u32 = 1000;
+/// In one statement, which is always the same: it is prepared once.
+const IDS_AT_ONCE: usize = 64;
 /// A page by number skips rows one by one: bounded.
 const MAX_PAGE: u32 = 10_000;
 
@@ -106,13 +109,44 @@ pub(crate) async fn count(tx: &mut dyn Tx) -> Result<Vec<(Observed, u64)>, Store
     tx.query(sql, Vec::new()).await?.iter().map(|row| Ok((row.parse("observed")?, row.uint("n")?))).collect()
 }
 
-/// Agents that wait for a node, oldest first.
-pub(crate) async fn waiting(tx: &mut dyn Tx, limit: u32) -> Result<Vec<AgentRow>, StoreError> {
-    let sql = format!(
-        "SELECT {COLUMNS} FROM agents WHERE observed = 'pending' AND assigned = 0 AND desired = 'running'
-         ORDER BY created_ms, id LIMIT $1"
-    );
-    tx.query(&sql, params![limit]).await?.iter().map(decode).collect()
+const WAITS: &str = "observed = 'pending' AND assigned = 0 AND desired = 'running'";
+
+/// Agents that wait for a node, oldest first, those after `after`.
+pub(crate) async fn waiting(
+    tx: &mut dyn Tx,
+    after: Option<&(Timestamp, AgentId)>,
+    limit: u32,
+) -> Result<Vec<AgentRow>, StoreError> {
+    let (from, values) = match after {
+        None => ("", params![limit]),
+        Some((created, id)) => ("AND (created_ms, id) > ($2, $3)", params![limit, *created, id.as_str()]),
+    };
+    let sql = format!("SELECT {COLUMNS} FROM agents WHERE {WAITS} {from} ORDER BY created_ms, id LIMIT $1");
+    tx.query(&sql, values).await?.iter().map(decode).collect()
+}
+
+/// Those that wait of which one of the next `limit` events after the cursor
+/// tells that they began to, oldest first; and where to go on, which is the
+/// cursor itself when there is nothing new.
+pub(crate) async fn began_to_wait(
+    tx: &mut dyn Tx,
+    cursor: EventCursor,
+    limit: u32,
+) -> Result<(Vec<AgentRow>, EventCursor), StoreError> {
+    let (agents, next) = events::pending_agents(tx, cursor, limit).await?;
+    let mut rows = Vec::new();
+    let agents: Vec<String> = agents.into_iter().collect();
+    let marks: Vec<String> = (1..=IDS_AT_ONCE).map(|n| format!("${n}")).collect();
+    let sql = format!("SELECT {COLUMNS} FROM agents WHERE {WAITS} AND id IN ({})", marks.join(", "));
+    for some in agents.chunks(IDS_AT_ONCE) {
+        let padded = some.iter().chain(std::iter::repeat(&some[0])).take(IDS_AT_ONCE);
+        let values = padded.map(|id| Value::from(id.as_str())).collect();
+        for row in tx.query(&sql, values).await? {
+            rows.push(decode(&row)?);
+        }
+    }
+    rows.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+    Ok((rows, next))
 }
 
 #[cfg(test)]

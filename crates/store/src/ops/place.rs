@@ -1,7 +1,7 @@
 //! The scheduler's writes, each fenced by its epoch.
 
 use super::agent_row::{self, Trace};
-use super::{leadership, nodes, reservation};
+use super::{events, leadership, nodes, reservation};
 use crate::error::StoreError;
 use crate::model::{AgentRow, Epoch, NodeStatus, PlaceRequest};
 use crate::tx::{Context, Tx};
@@ -75,16 +75,23 @@ async fn place_one(
     agent_row::save(tx, cx, &scope, row, Trace { event: "agent.placed", data, action: Some("place") }).await
 }
 
-/// Says why an agent waits; writes only what is new.
+/// Says why agents wait; writes only what is new, and nothing of those that
+/// wait no more.
 pub(crate) async fn explain(
     tx: &mut dyn Tx,
     cx: &Context,
     epoch: &Epoch,
-    agent: &AgentId,
-    reason: &str,
+    reasons: &[(AgentId, String)],
 ) -> Result<(), StoreError> {
     leadership::check(tx, epoch).await?;
-    let Some((mut row, _)) = agent_row::lock_any(tx, agent).await? else { return Err(StoreError::no_agent()) };
+    for (agent, reason) in reasons {
+        explain_one(tx, cx, agent, reason).await?;
+    }
+    Ok(())
+}
+
+async fn explain_one(tx: &mut dyn Tx, cx: &Context, agent: &AgentId, reason: &str) -> Result<(), StoreError> {
+    let Some((mut row, _)) = agent_row::lock_any(tx, agent).await? else { return Ok(()) };
     let waits = row.observed == Observed::Pending && !row.assigned && row.desired == Desired::Running;
     if !waits || row.placement_reason.as_deref() == Some(reason) {
         return Ok(());
@@ -92,6 +99,6 @@ pub(crate) async fn explain(
     row.placement_reason = Some(reason.to_owned());
     let scope = TenantScope::system(row.tenant.clone(), "scheduler");
     let data = json!({ "reason": reason });
-    agent_row::save(tx, cx, &scope, row, Trace { event: "agent.waiting", data, action: None }).await?;
+    agent_row::save(tx, cx, &scope, row, Trace { event: events::WAITING, data, action: None }).await?;
     Ok(())
 }

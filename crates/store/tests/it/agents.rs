@@ -220,7 +220,7 @@ async fn wishes_follow_the_rules(fx: Fixture) {
     }
     assert_eq!(fx.store.find_agent(&scope(), id.as_str()).await, Ok(None));
     assert_eq!(fx.store.find_agent(&scope(), "a").await, Ok(None));
-    assert_eq!(fx.store.pending_agents(10).await, Ok(Vec::new()));
+    assert_eq!(fx.store.pending_agents(None, 10).await, Ok(Vec::new()));
 
     // A stop on its way may be made harder, and a start does not overtake it.
     let (epoch, node) = (fx.leader().await, fx.node(4, 4096).await);

@@ -4,6 +4,7 @@ use crate::fixture::{Fixture, place_request};
 use aether_core::api::NodeAmounts;
 use aether_core::state::{Desired, Observed};
 use aether_store::*;
+use std::time::Duration;
 
 crate::on_both![
     placing_reserves_and_tells,
@@ -11,6 +12,7 @@ crate::on_both![
     a_refused_request_leaves_its_batch_alone,
     a_started_agent_returns_to_its_disk,
     deleting_gives_back_once,
+    who_waits_is_found_by_age_and_by_news,
     reasons_are_written_when_new,
     assignments_are_the_full_set,
 ];
@@ -18,12 +20,12 @@ crate::on_both![
 async fn placing_reserves_and_tells(fx: Fixture) {
     let (epoch, node) = (fx.leader().await, fx.node(4, 4096).await);
     let agent = fx.agent("a").await;
-    assert_eq!(fx.store.pending_agents(10).await.expect("lists"), std::slice::from_ref(&agent));
+    assert_eq!(fx.store.pending_agents(None, 10).await.expect("lists"), std::slice::from_ref(&agent));
     let placed = fx.store.place(&epoch, place_request(&agent, &node)).await.expect("is placed");
     assert_eq!((placed.node_id.as_ref(), placed.assigned, placed.generation), (Some(&node), true, 2));
     assert_eq!(placed.placement_reason.as_deref(), Some("test"));
     assert_eq!(fx.reserved(&node).await, NodeAmounts { cpu_millicores: 1000, memory_mb: 512, disk_mb: 1024 });
-    assert_eq!(fx.store.pending_agents(10).await, Ok(Vec::new()));
+    assert_eq!(fx.store.pending_agents(None, 10).await, Ok(Vec::new()));
     let stale = fx.store.place(&epoch, place_request(&agent, &node)).await;
     assert_eq!(stale, Err(StoreError::VersionConflict { current: 2 }));
     let twice = fx.store.place(&epoch, place_request(&placed, &node)).await;
@@ -122,16 +124,59 @@ async fn deleting_gives_back_once(fx: Fixture) {
     assert_eq!(fx.store.assignments(&node).await.expect("lists").len(), 0);
 }
 
+async fn who_waits_is_found_by_age_and_by_news(fx: Fixture) {
+    let (epoch, node) = (fx.leader().await, fx.node(8, 8192).await);
+    let mut cursor = fx.events(1).await.last().expect("the node's").cursor;
+    let mut made = Vec::new();
+    for n in 0..5 {
+        fx.clock.advance(Duration::from_millis(1));
+        made.push(fx.agent(&format!("w{n}")).await);
+    }
+    let ids = |rows: &[AgentRow]| rows.iter().map(|r| r.id.clone()).collect::<Vec<_>>();
+    let first = fx.store.pending_agents(None, 2).await.expect("lists");
+    assert_eq!(ids(&first), ids(&made[..2]));
+    let after = first.last().map(|r| (r.created_at, r.id.clone()));
+    assert_eq!(ids(&fx.store.pending_agents(after, 10).await.expect("lists")), ids(&made[2..]));
+    // The same by the events, in two steps, oldest first; then nothing is new.
+    fx.events(6).await;
+    let mut news = Vec::new();
+    while news.len() < 5 {
+        let (rows, next) = fx.store.began_to_wait(cursor, 3).await.expect("reads");
+        assert!(next > cursor, "{next}");
+        news.extend(ids(&rows));
+        cursor = next;
+    }
+    assert_eq!(news, ids(&made));
+    assert_eq!(fx.store.began_to_wait(cursor, 100).await, Ok((Vec::new(), cursor)));
+    // A reason is no news, a placement neither; waiting anew is.
+    fx.store.explain_pending(&epoch, vec![(made[0].id.clone(), "why".into())]).await.expect("explains");
+    fx.place(&epoch, &made[1].id, &node).await;
+    fx.desire(&made[2].id, Desired::Stopped).await.expect("stops");
+    fx.desire(&made[3].id, Desired::Stopped).await.expect("stops");
+    fx.desire(&made[3].id, Desired::Running).await.expect("starts");
+    let mut seen = Vec::new();
+    for _ in 0..100 {
+        let (rows, next) = fx.store.began_to_wait(cursor, 100).await.expect("reads");
+        seen.extend(ids(&rows));
+        if seen.len() == 1 {
+            break;
+        }
+        cursor = next;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(seen, [made[3].id.clone()]);
+}
+
 async fn reasons_are_written_when_new(fx: Fixture) {
     let epoch = fx.leader().await;
     let id = fx.agent("a").await.id;
     for _ in 0..3 {
-        fx.store.explain_pending(&epoch, &id, "none of 3 nodes fits").await.expect("explains");
+        fx.store.explain_pending(&epoch, vec![(id.clone(), "none of 3 nodes fits".into())]).await.expect("explains");
     }
     let row = fx.get(&id).await;
     assert_eq!((row.version, row.placement_reason.as_deref()), (2, Some("none of 3 nodes fits")));
     fx.desire(&id, Desired::Stopped).await.expect("stops");
-    fx.store.explain_pending(&epoch, &id, "late").await.expect("is no error");
+    fx.store.explain_pending(&epoch, vec![(id.clone(), "late".into())]).await.expect("is no error");
     assert_eq!(fx.get(&id).await.placement_reason, None);
 }
 
