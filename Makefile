@@ -79,6 +79,10 @@ adoption: test-deps guest ## 100 kills of a node with 20 guests and their execs,
 	AETHER_KILLS=100 AETHER_ADOPTED=20 AETHER_RECYCLED=2 AETHER_RESULTS=$(abspath results) \
 	  cargo test -p aether-node --test it -- --nocapture runtime::adoption
 
+.PHONY: ttl
+ttl: test-deps guest ## 100 times to live with no control plane, killed nodes and a clock that jumps (about 15 minutes); results/ttl.jsonl
+	AETHER_TTLS=100 AETHER_RESULTS=$(abspath results) cargo test -p aether-node --test it -- --nocapture runtime::ttl
+
 .PHONY: orphans
 orphans: test-deps guest ## 1,000 orphans of ten kinds planted among living sandboxes (about 4 minutes); results/orphans.jsonl
 	AETHER_ORPHANS=1000 AETHER_RESULTS=$(abspath results) \

@@ -10,6 +10,11 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Timestamp;
     /// Time since an arbitrary fixed point; never goes back.
     fn monotonic(&self) -> Duration;
+    /// Time since this machine booted, what it slept included: the same for
+    /// every process on it, and never set.
+    fn since_boot(&self) -> Duration {
+        self.monotonic()
+    }
 }
 
 /// A source of random bytes fit for secrets.
@@ -46,6 +51,12 @@ mod system {
 
         fn monotonic(&self) -> Duration {
             self.start.elapsed()
+        }
+
+        fn since_boot(&self) -> Duration {
+            let text = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+            let seconds = text.split_whitespace().next().and_then(|seconds| seconds.parse().ok());
+            seconds.and_then(|s| Duration::try_from_secs_f64(s).ok()).unwrap_or_else(|| self.monotonic())
         }
     }
 

@@ -19,7 +19,7 @@ mod seal;
 #[cfg(test)]
 mod tests;
 
-pub use row::{Assigned, DiskRecord, HeldImage, Outcome, SandboxRow, Secrets, Step};
+pub use row::{Assigned, DiskRecord, Ends, HeldImage, Outcome, SandboxRow, Secrets, Step};
 pub use seal::NodeKey;
 
 use aether_core::{AgentId, NodeId, Rng, Timestamp};

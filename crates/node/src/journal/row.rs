@@ -96,6 +96,15 @@ pub struct Outcome {
     pub error_message: String,
 }
 
+/// When a run's time is over, by the clock that nobody sets. A run does not
+/// outlive the host's boot, and neither does what this says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ends {
+    /// As it was told: another one is another deadline.
+    pub at: Timestamp,
+    pub since_boot_ms: u64,
+}
+
 /// What must never be read off the disk.
 #[derive(Clone, Default)]
 pub struct Secrets {
@@ -141,6 +150,8 @@ pub struct SandboxRow {
     pub outcome: Outcome,
     pub started_at: Option<Timestamp>,
     pub stopped_at: Option<Timestamp>,
+    #[serde(default)]
+    pub ends: Option<Ends>,
     pub restarts: u32,
     /// The last guest event taken in.
     pub guest_event: u64,
@@ -171,6 +182,7 @@ impl SandboxRow {
             outcome: Outcome::default(),
             started_at: None,
             stopped_at: None,
+            ends: None,
             restarts: 0,
             guest_event: 0,
             boot_id: String::new(),

@@ -12,6 +12,8 @@ use std::time::Duration;
 /// A living guest answers at once, even an emulated one; one that is busy
 /// gets this long before it is adopted as unhealthy.
 const ANSWER: Duration = Duration::from_secs(10);
+/// Where its time is over before that.
+const LEAST_ANSWER: Duration = Duration::from_millis(500);
 
 impl Sandbox {
     /// Counts what the journal's row holds, before anything else may take it.
@@ -64,7 +66,10 @@ impl Sandbox {
         // one is more often right, as the guest takes it before it answers.
         let tokens = [self.row.secrets.next_token.take(), self.row.secrets.token.take()];
         let tokens: Vec<ChannelToken> = tokens.into_iter().flatten().collect();
-        let limit = self.host.stretched(ANSWER) / u32::try_from(tokens.len().max(1)).unwrap_or(1);
+        // A run whose time is over does not live on by not answering.
+        self.look_at_deadline();
+        let left = self.deadline.map_or(Duration::MAX, |d| d.left(&*self.host.clock).max(LEAST_ANSWER));
+        let limit = self.host.stretched(ANSWER).min(left) / u32::try_from(tokens.len().max(1)).unwrap_or(1);
         let mut found = None;
         for token in &tokens {
             let client = GuestClient::open(vmm.control_socket.clone(), vmm.data_socket.clone(), token.clone());

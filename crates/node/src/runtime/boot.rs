@@ -27,7 +27,7 @@ impl Sandbox {
         self.row.generation = wish.assigned.generation;
         self.row.observed = Observed::Creating;
         self.row.outcome = Outcome::default();
-        (self.row.started_at, self.row.stopped_at) = (None, None);
+        (self.row.started_at, self.row.stopped_at, self.row.ends) = (None, None, None);
         (self.row.restarts, self.row.guest_event) = (0, 0);
         self.row.boot_id.clear();
         self.main_ended = false;

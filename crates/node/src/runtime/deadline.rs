@@ -1,36 +1,51 @@
-//! When a run's time is over. The wall clock says when; the monotonic clock
-//! sees to it that a wall clock set back does not prolong it.
+//! When a run's time is over. It is told by the wall clock and kept by the
+//! time since the host's boot, which nobody sets and which goes on while the
+//! node is down: a wall clock that jumps neither shortens a run nor prolongs
+//! it.
 
+use crate::journal::Ends;
 use aether_core::{Clock, Timestamp};
 use std::time::Duration;
 
-/// The wall clock is looked at this often, in case it jumps.
+/// The clock is looked at this often: a machine that slept wakes up late.
 const LOOK: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Deadline {
     at: Timestamp,
-    /// The same moment on the monotonic clock, taken when it was set.
-    monotonic: Duration,
+    /// The same moment since boot, taken when it was told.
+    due: Duration,
 }
 
 impl Deadline {
-    pub(crate) fn new(at: Timestamp, clock: &dyn Clock) -> Self {
-        Self { at, monotonic: clock.monotonic() + at.since(clock.now()) }
+    /// As an earlier process of this node noted it, if it is the same one.
+    pub(crate) fn new(at: Timestamp, noted: Option<Ends>, clock: &dyn Clock) -> Self {
+        let due = match noted {
+            Some(ends) if ends.at == at => Duration::from_millis(ends.since_boot_ms),
+            _ => clock.since_boot() + at.since(clock.now()),
+        };
+        Self { at, due }
     }
 
     pub(crate) fn at(&self) -> Timestamp {
         self.at
     }
 
+    pub(crate) fn noted(&self) -> Ends {
+        Ends { at: self.at, since_boot_ms: u64::try_from(self.due.as_millis()).unwrap_or(u64::MAX) }
+    }
+
+    pub(crate) fn left(&self, clock: &dyn Clock) -> Duration {
+        self.due.saturating_sub(clock.since_boot())
+    }
+
     pub(crate) fn passed(&self, clock: &dyn Clock) -> bool {
-        clock.now() >= self.at || clock.monotonic() >= self.monotonic
+        self.left(clock).is_zero()
     }
 
     /// How long to sleep before looking again.
     pub(crate) fn next_look(&self, clock: &dyn Clock) -> Duration {
-        let left = self.monotonic.saturating_sub(clock.monotonic());
-        left.min(self.at.since(clock.now())).min(LOOK)
+        self.left(clock).min(LOOK)
     }
 }
 
@@ -57,17 +72,29 @@ mod tests {
     }
 
     #[test]
-    fn either_clock_ends_it() {
+    fn a_wall_clock_that_jumps_has_no_say() {
         let clock = Hands(Mutex::new((100_000, 0)));
-        let deadline = Deadline::new(Timestamp::from_unix_ms(110_000), &clock);
-        assert!(!deadline.passed(&clock));
+        let deadline = Deadline::new(Timestamp::from_unix_ms(110_000), None, &clock);
         assert_eq!(deadline.next_look(&clock), LOOK);
-        *clock.0.lock() = (109_900, 9_900);
-        assert_eq!(deadline.next_look(&clock), Duration::from_millis(100));
-        *clock.0.lock() = (50_000, 10_000);
-        assert!(deadline.passed(&clock), "the wall clock was set back");
-        *clock.0.lock() = (200_000, 20);
-        assert!(deadline.passed(&clock), "the machine slept");
+        for wall in [50_000, 100_000, 200_000] {
+            *clock.0.lock() = (wall, 9_900);
+            assert!(!deadline.passed(&clock));
+            assert_eq!(deadline.next_look(&clock), Duration::from_millis(100));
+            *clock.0.lock() = (wall, 10_000);
+            assert!(deadline.passed(&clock));
+        }
+    }
+
+    #[test]
+    fn the_next_process_goes_on_with_what_was_noted() {
+        let clock = Hands(Mutex::new((100_000, 5_000)));
+        let at = Timestamp::from_unix_ms(110_000);
+        let noted = Deadline::new(at, None, &clock).noted();
+        assert_eq!(noted, Ends { at, since_boot_ms: 15_000 });
+        *clock.0.lock() = (900_000, 8_000);
+        assert_eq!(Deadline::new(at, Some(noted), &clock).left(&clock), Duration::from_secs(7));
+        let later = Timestamp::from_unix_ms(920_000);
+        assert_eq!(Deadline::new(later, Some(noted), &clock).left(&clock), Duration::from_secs(20), "another deadline");
     }
 
     #[test]

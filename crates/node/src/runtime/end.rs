@@ -16,6 +16,12 @@ use std::time::Duration;
 
 /// Beyond the grace: for the guest to sync and power off.
 const POWER_OFF: Duration = Duration::from_secs(2);
+const LONGEST_POWER_OFF: Duration = Duration::from_secs(3);
+/// A time to live is a bound: what is left of the run ends within 5 s, its
+/// last lines, the grace and the power-off together.
+const EXPIRED_LOGS: Duration = Duration::from_secs(1);
+const EXPIRED_GRACE: Duration = Duration::from_secs(2);
+const EXPIRED_POWER_OFF: Duration = Duration::from_secs(1);
 
 /// How the waiting for a guest's end went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,15 +37,19 @@ impl Sandbox {
         let wish = self.wish.borrow_and_update().assigned.clone();
         let grace = match reason {
             StopReason::MainEnded => self.host.config.destroy_grace,
-            StopReason::Expired => self.host.config.stop_timeout,
+            StopReason::Expired => self.host.config.stop_timeout.min(EXPIRED_GRACE),
             StopReason::Asked if wish.force => Duration::ZERO,
             StopReason::Asked if wish.stop_timeout_ms > 0 => Duration::from_millis(wish.stop_timeout_ms),
             StopReason::Asked => self.host.config.stop_timeout,
         };
         tracing::info!(agent = %self.agent_id(), ?reason, grace_ms = grace.as_millis(), "stopping");
+        let (logs, power_off) = match reason {
+            StopReason::Expired => (EXPIRED_LOGS, EXPIRED_POWER_OFF),
+            _ => (super::logs::LIMIT, self.power_off()),
+        };
         // A stop never fails for its logs.
         let _ = step!("stop.keep_logs", async {
-            self.keep_logs().await;
+            self.keep_logs(logs).await;
             Ok::<_, Fault>(())
         })
         .await;
@@ -47,7 +57,7 @@ impl Sandbox {
         self.row.step = Step::Stopping;
         self.row.observed = Observed::Stopping;
         step!("stop.note_begin", self.save()).await?;
-        if self.end_guest(grace, true).await == Ended::NodeEnds {
+        if self.end_guest(grace, power_off, true).await == Ended::NodeEnds {
             // The journal says stopping: the next start goes on with it.
             return Ok(());
         }
@@ -100,7 +110,7 @@ impl Sandbox {
         }
         step!("destroy.note_begin", self.save()).await?;
         let grace = if told_guest { self.host.config.destroy_grace } else { Duration::ZERO };
-        self.end_guest(grace, false).await;
+        self.end_guest(grace, self.power_off(), false).await;
         self.free_run().await?;
         // Held or not: releasing is safe to repeat.
         if let Some(held) = &self.row.image {
@@ -126,9 +136,13 @@ impl Sandbox {
         Ok(())
     }
 
+    fn power_off(&self) -> Duration {
+        self.host.stretched(POWER_OFF).min(LONGEST_POWER_OFF)
+    }
+
     /// Lets the guest end by itself within `grace`; returns in any case. A
     /// harder wish that comes meanwhile cuts it short.
-    async fn end_guest(&mut self, grace: Duration, stopping: bool) -> Ended {
+    async fn end_guest(&mut self, grace: Duration, power_off: Duration, stopping: bool) -> Ended {
         if grace.is_zero() || self.died.is_some() {
             return Ended::Over;
         }
@@ -136,7 +150,7 @@ impl Sandbox {
         let client = run.client.clone();
         let shutdown = tokio::spawn(async move { step!("end.ask_guest", client.shutdown(grace)).await });
         let mut shutdown = tokio_util::task::AbortOnDropHandle::new(shutdown);
-        let limit = tokio::time::sleep(grace + self.host.stretched(POWER_OFF).min(Duration::from_secs(3)));
+        let limit = tokio::time::sleep(grace + power_off);
         tokio::pin!(limit);
         let mut wish = self.wish.clone();
         let mut answered = false;

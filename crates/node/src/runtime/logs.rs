@@ -15,7 +15,7 @@ use std::time::Duration;
 const MAX_LINES: u32 = 2000;
 const MAX_BYTES: usize = 1 << 20;
 /// A guest that does not answer does not hold up its own end.
-const LIMIT: Duration = Duration::from_secs(2);
+pub(super) const LIMIT: Duration = Duration::from_secs(2);
 
 impl Sandbox {
     fn logs_path(&self) -> PathBuf {
@@ -24,9 +24,9 @@ impl Sandbox {
 
     /// Takes the last lines out of a guest that is about to end. What cannot
     /// be had is left: a stop never fails for its logs.
-    pub(super) async fn keep_logs(&mut self) {
+    pub(super) async fn keep_logs(&mut self, limit: Duration) {
         let Some(run) = &self.run else { return };
-        let lines = match tokio::time::timeout(LIMIT, last_lines(&run.client)).await {
+        let lines = match tokio::time::timeout(limit, last_lines(&run.client)).await {
             Ok(Ok(lines)) => lines,
             Ok(Err(e)) => return tracing::debug!(agent = %self.agent_id(), error = %e, "no logs to keep"),
             Err(_) => return tracing::debug!(agent = %self.agent_id(), "the guest's logs took too long"),

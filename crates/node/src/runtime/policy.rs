@@ -87,6 +87,7 @@ pub(crate) fn decide(f: &Facts) -> Action {
         (Live::Died, Step::Identify | Step::Up | Step::Stopping) => return Action::Bury,
         (Live::Alive, Step::Up) => return with_run(f),
         // A stop that was cut short goes on, whatever is wanted since.
+        (Live::Alive, Step::Stopping) if f.expired => return Action::Stop(StopReason::Expired),
         (Live::Alive, Step::Stopping) => return Action::Stop(StopReason::Asked),
         _ => {}
     }

@@ -106,7 +106,7 @@ impl Sandbox {
         // An action that failed may have changed the row without having noted it.
         let mut noted = true;
         while !self.host.shutdown.is_cancelled() {
-            self.look_at_deadline();
+            noted &= !self.look_at_deadline();
             let action = decide(&self.facts());
             tracing::debug!(agent = %self.agent_id(), ?action, "next");
             let done = match action {
@@ -172,15 +172,19 @@ impl Sandbox {
         }
     }
 
-    /// Keeps the deadline in step with the wish, which may move it.
-    fn look_at_deadline(&mut self) {
-        let at = self.row.started_at.filter(|_| self.row.step == Step::Up).and_then(|started| {
+    /// Keeps the deadline in step with the wish, which may move it; true when
+    /// it is another one, to be noted.
+    pub(super) fn look_at_deadline(&mut self) -> bool {
+        let runs = matches!(self.row.step, Step::Up | Step::Stopping);
+        let at = self.row.started_at.filter(|_| runs).and_then(|started| {
             let wish = self.wish.borrow();
             effective(started, wish.assigned.expires_at, wish.assigned.spec.ttl_s)
         });
         if self.deadline.map(|d| d.at()) != at {
-            self.deadline = at.map(|at| Deadline::new(at, &*self.host.clock));
+            self.deadline = at.map(|at| Deadline::new(at, self.row.ends, &*self.host.clock));
         }
+        let ends = self.deadline.map(|d| d.noted());
+        std::mem::replace(&mut self.row.ends, ends) != ends
     }
 
     /// Nothing to do: says so where a newer generation asks for what is, then

@@ -12,6 +12,7 @@ mod orphans;
 mod recycle;
 mod registry;
 mod server;
+mod ttl;
 mod world;
 
 use aether_core::AgentSpec;

@@ -76,7 +76,7 @@ async fn assert_goes_on(world: &World, agent: &str, counting: Counting) {
 }
 
 /// The VMMs by slot.
-fn vmms(world: &World) -> BTreeMap<u32, Identity> {
+pub(super) fn vmms(world: &World) -> BTreeMap<u32, Identity> {
     use std::os::unix::fs::MetadataExt;
     let pids = world.setup.processes().into_iter().map(|pid| pid.as_raw().cast_unsigned());
     let known = pids.filter_map(|pid| {
@@ -128,7 +128,7 @@ fn bury_one(world: &World, agents: &mut Agents) -> (String, Stranger) {
 }
 
 /// As the node's log says.
-fn slot_of(world: &World, agent: &str) -> Option<u32> {
+pub(super) fn slot_of(world: &World, agent: &str) -> Option<u32> {
     let log = world.log();
     let line = log.lines().rfind(|line| line.contains(&format!("agent={agent} slot=Some(")))?;
     line.split("slot=Some(").nth(1)?.split(')').next()?.parse().ok()

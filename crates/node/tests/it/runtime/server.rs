@@ -84,6 +84,18 @@ impl Server {
         });
     }
 
+    /// Another deadline, or time to live, for the run that is.
+    pub(super) fn expire(&self, agent: &str, at_ms: Option<u64>, ttl_s: Option<u64>) {
+        self.change(|s| {
+            s.revision += 1;
+            let wanted = s.wanted.get_mut(agent).expect("known");
+            let mut spec: AgentSpec = serde_json::from_slice(&wanted.spec_json).expect("a spec");
+            spec.ttl_s = ttl_s;
+            wanted.spec_json = serde_json::to_vec(&spec).expect("serialises").into();
+            wanted.expires_at_ms = at_ms;
+        });
+    }
+
     pub(super) fn reports_of(&self, agent: &str) -> Vec<AgentReport> {
         self.shared.state.lock().reports.iter().filter(|r| r.agent_id == agent).cloned().collect()
     }

@@ -6,6 +6,7 @@
 use super::server::{Data, LONG, Server};
 use crate::jail::{Scratch, verb};
 use aether_core::source::{OsRng, SystemClock};
+use aether_core::{Clock, Timestamp};
 use aether_node::engine::Engine;
 use aether_node::engine::qemu::{Accel, QemuConfig, QemuEngine};
 use aether_node::images::{Images, ImagesConfig};
@@ -158,6 +159,13 @@ impl World {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.socket("node.log")).expect("log");
         command.stdout(log.try_clone().expect("dup")).stderr(log);
         self.node = Some(command.spawn().expect("nsenter"));
+    }
+
+    /// Sets the node's wall clock so far off the right time.
+    pub(super) fn jump(&self, ms: i64) {
+        let (new, clock) = (self.socket("clock.new"), self.socket("clock"));
+        std::fs::write(&new, ms.to_string()).expect("writes");
+        std::fs::rename(new, clock).expect("renames");
     }
 
     /// As `kill -9`.
@@ -348,6 +356,25 @@ impl Here {
     }
 }
 
+/// A wall clock that the test sets.
+struct JumpyClock {
+    right: SystemClock,
+    off: PathBuf,
+}
+
+impl Clock for JumpyClock {
+    fn now(&self) -> Timestamp {
+        let off: i64 = std::fs::read_to_string(&self.off).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+        Timestamp::from_unix_ms(self.right.now().unix_ms().saturating_add_signed(off))
+    }
+    fn monotonic(&self) -> Duration {
+        self.right.monotonic()
+    }
+    fn since_boot(&self) -> Duration {
+        self.right.since_boot()
+    }
+}
+
 fn run(program: &str, args: &[&str]) {
     assert!(Command::new(program).args(args).status().expect(program).success(), "{program} {args:?}");
 }
@@ -360,7 +387,7 @@ async fn open_images(setup: &Setup) -> Images {
 
 async fn open_node(setup: &Setup) -> (Node, NetworkPool) {
     let base = setup.base.clone();
-    let clock = Arc::new(SystemClock::default());
+    let clock = Arc::new(JumpyClock { right: SystemClock::default(), off: base.join("clock") });
     let engine = QemuEngine::open(setup.qemu()).await.expect("engine");
     let mut network = NetworkConfig::new(base.join("run"), &setup.prefix);
     (network.slots, network.spare, network.uid_base) = (setup.slots, 2, setup.uid_base);
