@@ -62,7 +62,7 @@ async fn a_body_that_never_comes_meets_the_deadline() {
 
 #[tokio::test]
 async fn a_body_that_does_not_come_in_time_is_a_408() {
-    let server = start_with(|cfg| cfg.limits.header_timeout = Duration::from_secs(1)).await;
+    let server = start_with(|cfg| cfg.limits.header_timeout = Duration::from_secs(4)).await;
     let id = server.agent("late").await;
     for path in ["/v1/auth/keys".to_owned(), format!("/v1/agents/{id}/exec")] {
         let body = futures::stream::pending::<Result<bytes::Bytes, std::io::Error>>();
@@ -73,7 +73,13 @@ async fn a_body_that_does_not_come_in_time_is_a_408() {
 
 #[tokio::test]
 async fn large_bodies_share_their_room_and_small_ones_need_none() {
-    let server = start_with(|cfg| cfg.limits.json_bytes_in_all = 100_000).await;
+    let server = start_with(|cfg| {
+        cfg.limits.json_bytes_in_all = 100_000;
+        // Held for as long as the test wants.
+        cfg.limits.header_timeout = Duration::from_secs(600);
+        cfg.deadlines.short = Duration::from_secs(600);
+    })
+    .await;
     let begun = |bytes: usize| {
         let first = futures::stream::iter([Ok::<_, std::io::Error>(bytes::Bytes::from(vec![b' '; bytes]))]);
         let body = reqwest::Body::wrap_stream(futures::StreamExt::chain(first, futures::stream::pending()));
@@ -136,7 +142,7 @@ async fn a_websocket_is_a_connection_like_others() {
 async fn requests_of_one_peer_are_bounded_too() {
     let server = start_with(|cfg| {
         cfg.limits.max_connections_per_peer = 3;
-        cfg.deadlines.wait = Duration::from_secs(2);
+        cfg.deadlines.wait = Duration::from_secs(6);
     })
     .await;
     let client = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().expect("client");
