@@ -58,10 +58,13 @@ test-deps:
 unit: test-deps guest ## unit, property and service tests, crate by crate
 	cargo test --workspace --exclude aether-e2e --no-fail-fast
 
-.PHONY: e2e
-e2e: test-deps guest ## end to end, in real microVMs, against the built binary
+.PHONY: e2e-deps
+e2e-deps: test-deps guest
 	cargo build -p aether
 	scripts/demo-image.sh $(DEMO)
+
+.PHONY: e2e
+e2e: e2e-deps ## end to end, in real microVMs, against the built binary
 	AETHER_BIN=$(abspath $(TARGET))/debug/aether AETHER_DEMO=$(DEMO) \
 	  cargo test -p aether-e2e -- --test-threads=2
 
@@ -110,9 +113,11 @@ http-abuse: test-deps ## 10,000 hostile requests and 5,000 connections, an hones
 	  cargo test --release -p aether-control --test it -- --nocapture abuse
 
 .PHONY: faults
-faults: test-deps ## 500 windows of failing writes under the store (about 5 minutes); results/faults.jsonl
+faults: e2e-deps ## 500 windows of failing writes under the store (5 minutes), 500 under the whole server (about 35 minutes), a full disk; results/faults.jsonl
 	AETHER_FAULTS_N=500 AETHER_RESULTS=$(abspath results) \
 	  cargo test -p aether-store --test it -- --nocapture faults::
+	AETHER_BIN=$(abspath $(TARGET))/debug/aether AETHER_DEMO=$(DEMO) AETHER_RESULTS=$(abspath results) AETHER_FAULTS_N=500 \
+	  cargo test -p aether-e2e -- --nocapture machine:: full_disk::
 
 .PHONY: fuzz
 fuzz: test-deps guest ## fuzz targets under libFuzzer, a minute each (AETHER_FUZZ_SECONDS, FUZZ="dns layers": those alone); results/fuzz.jsonl

@@ -33,6 +33,9 @@ pub struct ControlConfig {
     pub strategy: Strategy,
     /// The build's commit, for `/v1/version`.
     pub commit: String,
+    /// The folder of the embedded store: while its disk is nearly full nothing
+    /// is created. Absent: the store is elsewhere.
+    pub store_dir: Option<PathBuf>,
 }
 
 /// A certificate chain and its key, in PEM files.
@@ -145,6 +148,7 @@ impl ControlConfig {
             node: NodeTimings::default(),
             schedule_interval: Duration::from_secs(1),
             strategy: Strategy::default(),
+            store_dir: None,
             commit: String::new(),
         }
     }

@@ -21,6 +21,7 @@ mod dialer;
 mod exec;
 mod problem;
 mod reload;
+mod room;
 mod scheduler;
 mod server;
 mod session;

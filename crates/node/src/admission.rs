@@ -5,11 +5,11 @@
 //! reported. Memory is counted by the agents' sizes. Stops and deletes pass
 //! through neither.
 
-use crate::config::DiskReserve;
 use aether_core::AgentId;
+/// Of the filesystem that holds the disks.
+pub(crate) use aether_reserve::Space as DiskSpace;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
-use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::{oneshot, watch};
 
@@ -184,31 +184,6 @@ impl Ledger {
     }
 }
 
-/// Space of the filesystem that holds the disks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct DiskSpace {
-    pub total_mb: u64,
-    pub free_mb: u64,
-}
-
-impl DiskSpace {
-    pub(crate) fn of(path: &Path) -> std::io::Result<Self> {
-        let stat = rustix::fs::statvfs(path)?;
-        let mb = |blocks: u64| blocks.saturating_mul(stat.f_frsize) >> 20;
-        Ok(Self { total_mb: mb(stat.f_blocks), free_mb: mb(stat.f_bavail) })
-    }
-
-    /// What delete and journal keep for themselves.
-    pub(crate) fn reserve_mb(&self, reserve: DiskReserve) -> u64 {
-        (self.total_mb.saturating_mul(reserve.percent) / 100).min(reserve.max_mb)
-    }
-
-    /// Whether new sandboxes may be begun.
-    pub(crate) fn above_low_water(&self, reserve: DiskReserve) -> bool {
-        self.free_mb > self.reserve_mb(reserve)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,17 +235,6 @@ mod tests {
         assert_eq!(ledger.free_mb(), 0);
         ledger.release(&a);
         assert_eq!(ledger.free_mb(), 500);
-    }
-
-    #[test]
-    fn small_disks_keep_a_small_reserve() {
-        let reserve = DiskReserve { percent: 5, max_mb: 10_240 };
-        let small = DiskSpace { total_mb: 1000, free_mb: 51 };
-        assert!(small.above_low_water(reserve));
-        assert!(!DiskSpace { free_mb: 50, ..small }.above_low_water(reserve));
-        let large = DiskSpace { total_mb: 1 << 24, free_mb: 10_241 };
-        assert!(large.above_low_water(reserve));
-        assert!(!DiskSpace { free_mb: 10_240, ..large }.above_low_water(reserve));
     }
 
     proptest! {

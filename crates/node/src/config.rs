@@ -67,13 +67,7 @@ pub struct CapacityOverrides {
 }
 
 /// Kept free for delete and journal: admission stops below it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DiskReserve {
-    /// Of the filesystem's size.
-    pub percent: u64,
-    /// At most this, however large the filesystem is.
-    pub max_mb: u64,
-}
+pub use aether_reserve::Reserve as DiskReserve;
 
 impl NodeConfig {
     pub fn new(state_dir: PathBuf) -> Self {
@@ -96,7 +90,7 @@ impl NodeConfig {
             memory_overcommit: 1.0,
             disk_overcommit: 10.0,
             capacity: CapacityOverrides::default(),
-            disk_reserve: DiskReserve { percent: 5, max_mb: 10_240 },
+            disk_reserve: DiskReserve::default(),
             allow_emulation: false,
         }
     }

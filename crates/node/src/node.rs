@@ -221,10 +221,24 @@ async fn serve(data: DataListener, service: DataService, shutdown: CancellationT
     Ok(())
 }
 
+/// So that a full disk stops no delete.
+async fn keep_reserves(host: &Host) {
+    if let Err(error) = host.journal.keep_reserve().await {
+        tracing::warn!(%error, "the journal has no room of its own for a full disk");
+    }
+    if let Err(error) = host.images.keep_reserve().await {
+        tracing::warn!(%error, "the image catalogue has no room of its own for a full disk");
+    }
+}
+
 async fn sweep_now_and_then(host: Arc<Host>) {
+    keep_reserves(&host).await;
     loop {
         tokio::select! {
-            () = tokio::time::sleep(host.config.sweep_interval) => drop(host.sweep().await),
+            () = tokio::time::sleep(host.config.sweep_interval) => {
+                host.sweep().await;
+                keep_reserves(&host).await;
+            }
             () = host.shutdown.cancelled() => return,
         }
     }

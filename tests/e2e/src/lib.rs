@@ -12,11 +12,13 @@
 mod host;
 mod pty;
 mod server;
+mod tiny;
 
 pub use aether_counted::{Counted, Dice, seed, trials};
 pub use host::HostState;
 pub use pty::Pty;
 pub use server::{Cli, LONG, Run, Server, Settings};
+pub use tiny::tiny_image;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -129,15 +129,21 @@ impl Server {
     }
 
     pub fn start(settings: Settings) -> Self {
+        let mut server = Self::unstarted(settings);
+        server.launch();
+        server
+    }
+
+    /// Its folder and its configuration, and nothing that runs.
+    pub fn unstarted(settings: Settings) -> Self {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("e{}x{number}", std::process::id() % 1000);
         let dir = tempfile::Builder::new().prefix("aether-e2e-").tempdir().expect("a temporary folder");
         let before = HostState::read(&prefix, &[]);
         // Far from what other tests use; a node owns the 65,536 uids from its base on, and ends what it does not know there.
         let uid_base = 2_100_000_000 + std::process::id() % 100 * 7_000_000 + number * 70_000;
-        let mut server = Self { dir, prefix, settings, uid_base, child: None, before };
+        let server = Self { dir, prefix, settings, uid_base, child: None, before };
         server.write_config();
-        server.launch();
         server
     }
 
@@ -185,6 +191,13 @@ impl Server {
 
     /// Starts the server (again) on its folders and waits until it answers.
     pub fn launch(&mut self) {
+        if let Err(status) = self.try_launch() {
+            panic!("the server ended with {status}: {}", self.log());
+        }
+    }
+
+    /// As `launch`; an error: how it ended instead.
+    pub fn try_launch(&mut self) -> Result<(), ExitStatus> {
         let log = File::options().create(true).append(true).open(self.path("server.log")).expect("a log file");
         let mut command = match &self.settings.netns {
             // Not `ip netns exec`, which would also hide the control groups.
@@ -205,12 +218,19 @@ impl Server {
             .expect("the server starts");
         self.child = Some(child);
         let cli = self.cli();
-        wait_for("the server to answer", LONG, || {
-            if let Some(status) = self.child.as_mut().and_then(|c| c.try_wait().expect("waits")) {
-                panic!("the server ended with {status}: {}", self.log());
-            }
-            (cli.run(&["agent", "list", "--quiet"]).code == Some(0)).then_some(())
+        let up = wait_for("the server to answer", LONG, || match self.ended() {
+            Some(status) => Some(Err(status)),
+            None => (cli.run(&["agent", "list", "--quiet"]).code == Some(0)).then_some(Ok(())),
         });
+        if up.is_err() {
+            self.child = None;
+        }
+        up
+    }
+
+    /// How its process ended, where it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut().and_then(|child| child.try_wait().expect("waits"))
     }
 
     /// `kill -9`, as a crash.

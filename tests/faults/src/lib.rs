@@ -24,6 +24,9 @@ pub mod calls {
     pub const CREATE: u64 = 8;
     /// rename, link
     pub const RENAME: u64 = 16;
+    /// unlink, rmdir: a full disk does not fail these, a broken one does
+    pub const REMOVE: u64 = 32;
+    /// All that a full disk may fail.
     pub const ALL: u64 = 31;
 }
 
@@ -42,6 +45,7 @@ pub enum How {
 /// What is to fail.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// A folder; or a file, with those that belong to it (`-wal`).
     pub under: PathBuf,
     pub calls: u64,
     pub errno: i32,
@@ -171,6 +175,16 @@ mod tests {
         assert_eq!((dd(&faults, &file), faults.hits()), ((false, 0), 1));
         faults.arm(&Plan::all(&inside, libc::EIO));
         assert_eq!((dd(&faults, &outside.join("f")), faults.hits()), ((true, 4000), 0));
+        let other = inside.join("g");
+        std::fs::write(&other, b"").expect("writes");
+        faults.arm(&Plan::all(&other, libc::EIO));
+        assert_eq!((dd(&faults, &file), faults.hits()), ((true, 4000), 0), "another file");
+        assert!(!dd(&faults, &inside.join("g-wal")).0 && faults.hits() > 0, "what belongs to it");
+        let rm = || Command::new("rm").arg(&other).envs(faults.env()).stderr(std::process::Stdio::null()).status();
+        assert!(rm().expect("runs").success(), "a full disk removes");
+        std::fs::write(&other, b"").expect("writes");
+        faults.arm(&Plan { calls: calls::REMOVE, ..Plan::all(&inside, libc::EIO) });
+        assert!(!rm().expect("runs").success() && other.exists());
         faults.disarm();
         assert_eq!(dd(&faults, &file), (true, 4000));
     }

@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { WRITE = 1, SYNC = 2, TRUNCATE = 4, CREATE = 8, RENAME = 16 };
+enum { WRITE = 1, SYNC = 2, TRUNCATE = 4, CREATE = 8, RENAME = 16, REMOVE = 32 };
 enum { FAIL = 0, SHORT = 1, LOSE = 2 };
 
 struct control {
@@ -40,9 +40,10 @@ __attribute__((constructor)) static void begin(void) {
   if (map != MAP_FAILED) ctl = map;
 }
 
+/* In the folder; or the file, or one beside it that it has made (-wal). */
 static int inside(const char *path) {
   size_t n = strlen(ctl->folder);
-  return n && !strncmp(path, ctl->folder, n) && (path[n] == '/' || !path[n]);
+  return n && !strncmp(path, ctl->folder, n) && (path[n] == '/' || path[n] == '-' || !path[n]);
 }
 
 static int fd_inside(int fd) {
@@ -203,6 +204,12 @@ int linkat(int a, const char *from, int b, const char *to, int flags) {
   return path_fails(RENAME, b, to) ? refuse() : syscall(SYS_linkat, a, from, b, to, flags);
 }
 int link(const char *from, const char *to) { return linkat(AT_FDCWD, from, AT_FDCWD, to, 0); }
+
+int unlinkat(int at, const char *path, int flags) {
+  return path_fails(REMOVE, at, path) ? refuse() : syscall(SYS_unlinkat, at, path, flags);
+}
+int unlink(const char *path) { return unlinkat(AT_FDCWD, path, 0); }
+int rmdir(const char *path) { return unlinkat(AT_FDCWD, path, AT_REMOVEDIR); }
 
 int clock_gettime(clockid_t clock, struct timespec *t) {
   int done = syscall(SYS_clock_gettime, clock, t);

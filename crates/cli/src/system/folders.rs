@@ -75,7 +75,8 @@ pub(super) fn lock(config: &Config) -> Result<StateLock, CliError> {
         }
         Err(e) => return Err(cannot(e.into())),
     }
-    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(cannot)?;
+    // For who is told of the lock; a full disk is no reason not to start.
+    let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
     Ok(StateLock(file))
 }
 

@@ -163,6 +163,7 @@ pub(super) fn control(config: &Config) -> Result<ControlConfig, CliError> {
         StrategyKind::BestFit => Strategy::BestFit,
     };
     options.commit = crate::version::COMMIT.to_owned();
+    options.store_dir = is_embedded(config).then(|| server.state_dir.clone());
     Ok(options)
 }
 

@@ -38,6 +38,8 @@ use tonic::transport::Channel;
 /// core: two would take it from each other for milliseconds at a time.
 const MAX_WORKERS: usize = 8;
 const DESCRIPTORS: u64 = 65_536;
+/// How often the store's room for a full disk is looked at.
+const ROOM_EACH: Duration = Duration::from_secs(60);
 /// After the drain, before we leave whoever hangs.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
@@ -159,6 +161,7 @@ async fn serve(start: Start, args: &ServerArgs) -> Result<(), CliError> {
     });
     announce(config, &addresses);
     let reloads = tokio::spawn(reloads.run(hangups, shutdown.clone()));
+    let room = tokio::spawn(keep_room(store.clone()));
 
     let mut failure = None;
     tokio::select! {
@@ -194,10 +197,21 @@ async fn serve(start: Start, args: &ServerArgs) -> Result<(), CliError> {
     if let Err(e) = network.close().await {
         tracing::warn!("the network was not taken down whole: {e}");
     }
+    room.abort();
     store.close().await;
     reloads.abort();
     signals.abort();
     failure.map_or(Ok(()), Err)
+}
+
+/// Room of the embedded store's own, for when its disk is full.
+async fn keep_room(store: Store) {
+    loop {
+        if let Err(error) = store.keep_reserve().await {
+            tracing::warn!(%error, "the store has no room of its own for a full disk");
+        }
+        tokio::time::sleep(ROOM_EACH).await;
+    }
 }
 
 fn flat(ended: Result<Result<(), CliError>, tokio::task::JoinError>) -> Result<(), CliError> {

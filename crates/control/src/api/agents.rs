@@ -39,6 +39,7 @@ const NAME_TRIES: usize = 3;
         (status = 201, body = AgentInfo), (status = 202, description = "`wait` ran out; the current state", body = AgentInfo),
         (status = 400, body = Problem), (status = 403, body = Problem), (status = 409, body = Problem),
         (status = 422, body = Problem), (status = 429, body = Problem), (status = 503, body = Problem),
+        (status = 507, description = "The server's disk is nearly full", body = Problem),
     )
 )]
 pub(crate) async fn create(
@@ -91,6 +92,7 @@ pub(super) async fn insert(
     checked: CheckedConfig,
     idempotency: Option<Idempotency>,
 ) -> Result<Created, ApiError> {
+    crate::room::check(app.cfg().store_dir.as_deref())?;
     let mut tries = 0;
     loop {
         tries += 1;

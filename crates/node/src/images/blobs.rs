@@ -3,6 +3,8 @@
 //! running work relies on, so that a collection spares it.
 
 use super::ImageError;
+use crate::admission::DiskSpace;
+use crate::config::DiskReserve;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -11,6 +13,9 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// So often, in bytes, is the disk's room looked at while something is written.
+const LOOK_EACH: u64 = 4 << 20;
 
 /// Where everything lies.
 #[derive(Clone, Debug)]
@@ -22,16 +27,18 @@ pub(super) struct Folders {
     pub tmp: PathBuf,
     /// Mount points of the converter's jails.
     pub jail: PathBuf,
+    reserve: DiskReserve,
 }
 
 impl Folders {
-    pub(super) fn create(root: &Path) -> Result<Self, ImageError> {
+    pub(super) fn create(root: &Path, reserve: DiskReserve) -> Result<Self, ImageError> {
         let folders = Self {
             root: root.to_owned(),
             blobs: root.join("blobs/sha256"),
             devices: root.join("devices"),
             tmp: root.join("tmp"),
             jail: root.join("jail"),
+            reserve,
         };
         for dir in [&folders.root, &folders.blobs, &folders.devices, &folders.tmp, &folders.jail] {
             fs::create_dir_all(dir).map_err(ImageError::io_at("create", dir))?;
@@ -42,6 +49,15 @@ impl Folders {
     }
 
     /// Removes what an earlier process left unfinished.
+    /// Refuses what takes room while the disk is nearly full.
+    pub(super) fn check_room(&self) -> Result<(), ImageError> {
+        let space = DiskSpace::of(&self.root).map_err(ImageError::io_at("ask for the space of", &self.root))?;
+        if space.above_low_water(self.reserve) {
+            return Ok(());
+        }
+        Err(ImageError::DiskNearlyFull { free_mb: space.free_mb, kept_mb: space.reserve_mb(self.reserve) })
+    }
+
     pub(super) fn clean_tmp(&self) -> Result<u32, ImageError> {
         let mut removed = 0;
         let entries = fs::read_dir(&self.tmp).map_err(ImageError::io_at("read", &self.tmp))?;
@@ -75,6 +91,8 @@ pub(super) struct BlobWriter {
     hash: Sha256,
     written: u64,
     limit: u64,
+    folders: Folders,
+    next_look: u64,
 }
 
 /// A finished, not yet named blob.
@@ -89,7 +107,7 @@ impl BlobWriter {
     pub(super) fn create(folders: &Folders, limit: u64) -> Result<Self, ImageError> {
         let file = tempfile::Builder::new().prefix("blob-").tempfile_in(&folders.tmp);
         let file = file.map_err(ImageError::io_at("create a file in", &folders.tmp))?;
-        Ok(Self { file, hash: Sha256::new(), written: 0, limit })
+        Ok(Self { file, hash: Sha256::new(), written: 0, limit, folders: folders.clone(), next_look: LOOK_EACH })
     }
 
     pub(super) fn written(&self) -> u64 {
@@ -100,6 +118,10 @@ impl BlobWriter {
         self.written += data.len() as u64;
         if self.written > self.limit {
             return Err(ImageError::TooLarge { what: "the image".into(), limit: self.limit });
+        }
+        if self.written >= self.next_look {
+            self.next_look = self.written + LOOK_EACH;
+            self.folders.check_room()?;
         }
         self.hash.update(data);
         self.file.write_all(data).map_err(ImageError::io("store a layer"))

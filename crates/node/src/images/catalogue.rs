@@ -72,6 +72,7 @@ impl Catalogue {
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "FULL")?;
         db.pragma_update(None, "foreign_keys", "ON")?;
+        db.pragma_update(None, "wal_autocheckpoint", aether_reserve::NODE_CHECKPOINT_PAGES)?;
         let version: i64 = db.pragma_query_value(None, "user_version", |r| r.get(0))?;
         match version {
             0 => db.execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"))?,
@@ -91,6 +92,11 @@ impl Catalogue {
         let out = f(&tx)?;
         tx.commit()?;
         Ok(out)
+    }
+
+    /// Sees to it that a full disk stops no release and no removal.
+    pub(super) fn keep_reserve(&self) -> Result<bool, ImageError> {
+        Ok(aether_reserve::keep(&self.db.lock(), aether_reserve::NODE_BYTES)?)
     }
 
     pub(super) fn device(&self, key: &str) -> Result<Option<DeviceRow>, ImageError> {

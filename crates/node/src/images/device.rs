@@ -178,7 +178,12 @@ impl Converter {
                 }
                 () = stop.cancelled() => break ImageError::Cancelled,
                 () = &mut deadline => break ImageError::Converter("it took more than 20 minutes".into()),
-                _ = tick.tick() => report(fs::metadata(out).map_or(0, |m| m.len())),
+                _ = tick.tick() => {
+                    report(fs::metadata(out).map_or(0, |m| m.len()));
+                    if let Err(full) = self.folders.check_room() {
+                        break full;
+                    }
+                }
             }
         };
         processes.iter().for_each(kill);

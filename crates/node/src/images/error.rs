@@ -39,6 +39,9 @@ pub enum ImageError {
     InUse { image: String, agents: u32 },
     #[error("no space left on the node's disk for {0}")]
     DiskFull(String),
+    /// What takes room is refused before it is begun, or given up.
+    #[error("the node's disk is nearly full: {free_mb} MB are free, and {kept_mb} MB are kept for what must go on")]
+    DiskNearlyFull { free_mb: u64, kept_mb: u64 },
     #[error("the work on this image was cancelled")]
     Cancelled,
     #[error("{what} is missing: {remedy}")]
@@ -83,7 +86,7 @@ impl ImageError {
             ImageError::Invalid(_) => Code::BadRequest,
             ImageError::TooLarge { .. } => Code::PayloadTooLarge,
             ImageError::InUse { .. } => Code::Conflict,
-            ImageError::DiskFull(_) => Code::InsufficientStorage,
+            ImageError::DiskFull(_) | ImageError::DiskNearlyFull { .. } => Code::InsufficientStorage,
             ImageError::Cancelled => Code::ServiceUnavailable,
             ImageError::Missing { .. }
             | ImageError::Converter(_)
@@ -101,7 +104,7 @@ impl ImageError {
             | ImageError::NotInRegistry(_)
             | ImageError::NoPlatform { .. } => agent_code::IMAGE_NOT_FOUND,
             ImageError::Invalid(_) | ImageError::TooLarge { .. } => agent_code::IMAGE_INVALID,
-            ImageError::DiskFull(_) => agent_code::DISK_FULL,
+            ImageError::DiskFull(_) | ImageError::DiskNearlyFull { .. } => agent_code::DISK_FULL,
             ImageError::Unauthorized { .. }
             | ImageError::Unreachable { .. }
             | ImageError::TooSlow { .. }
@@ -137,7 +140,9 @@ impl ImageError {
             ImageError::Invalid(_) => "Build the image again, and check it with another tool such as skopeo inspect.",
             ImageError::TooLarge { .. } => "Make the image smaller, or raise images.max_image_bytes.",
             ImageError::InUse { .. } => "Destroy the agents that use it first.",
-            ImageError::DiskFull(_) => "Free space on the node's state directory: remove images that are not needed.",
+            ImageError::DiskFull(_) | ImageError::DiskNearlyFull { .. } => {
+                "Free space on the node: `aether image prune`, `aether system prune`, or destroy agents."
+            }
             ImageError::Cancelled => "Ask again.",
             ImageError::Missing { remedy, .. } => remedy.as_str(),
             ImageError::Converter(_) | ImageError::Io { .. } | ImageError::Catalogue(_) => {

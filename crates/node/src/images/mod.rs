@@ -38,6 +38,7 @@ pub use record::{
 };
 pub use tidy::Pruned;
 
+use crate::config::DiskReserve;
 use crate::failpoint::step;
 use aether_core::image::ImageRef;
 use aether_core::{AgentId, Clock, Live, Rng, TenantId};
@@ -76,6 +77,8 @@ pub struct ImagesConfig {
     pub allow_hosts: Vec<String>,
     /// How long an image without a name and without a hold is kept.
     pub gc_grace: Duration,
+    /// Below it nothing is pulled, imported or converted.
+    pub disk_reserve: DiskReserve,
     pub timeouts: Timeouts,
 }
 
@@ -116,6 +119,7 @@ impl ImagesConfig {
             allow_insecure_hosts: Vec::new(),
             allow_hosts: Vec::new(),
             gc_grace: Duration::from_secs(3600),
+            disk_reserve: DiskReserve::default(),
             timeouts: Timeouts::default(),
         }
     }
@@ -146,7 +150,7 @@ impl Images {
     /// Opens the folder, and removes what a crash may have left.
     pub async fn open(config: ImagesConfig, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Result<Self, ImageError> {
         let inner = blocking(move || {
-            let folders = Folders::create(&config.dir)?;
+            let folders = Folders::create(&config.dir, config.disk_reserve)?;
             let config = Live::new(config);
             let converter = Converter::new(folders.clone(), &config);
             converter.sweep()?;
@@ -189,6 +193,7 @@ impl Images {
     /// and makes the device. Equal requests share one download.
     pub async fn pull(&self, tenant: &TenantId, spec: PullSpec, progress: Progress) -> Result<ImageRecord, ImageError> {
         self.inner.registry.check_tenant(tenant, &spec)?;
+        self.inner.folders.check_room()?;
         let name = spec.reference.to_string();
         let key = registry::flight_key(&spec);
         let inner = self.inner.clone();
@@ -217,6 +222,7 @@ impl Images {
         archive: impl AsyncRead + Send + Unpin,
         progress: Progress,
     ) -> Result<ImageRecord, ImageError> {
+        self.inner.folders.check_room()?;
         let imported = step!("image.read", self.read_archive(archive, &progress)).await?;
         if name.is_some() && imported.len() > 1 {
             return Err(ImageError::invalid(format!(
@@ -301,6 +307,12 @@ impl Images {
         let (inner, now) = (self.inner.clone(), self.inner.clock.now());
         blocking(move || gc::collect(&inner.folders, &inner.catalogue, &inner.pins, now, inner.config.get().gc_grace))
             .await
+    }
+
+    /// Room for releases and removals on a full disk: cheap where it is there.
+    pub async fn keep_reserve(&self) -> Result<bool, ImageError> {
+        let inner = self.inner.clone();
+        blocking(move || inner.catalogue.keep_reserve()).await
     }
 
     async fn with_catalogue<T: Send + 'static>(

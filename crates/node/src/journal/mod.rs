@@ -225,6 +225,11 @@ impl Journal {
         .await
     }
 
+    /// Sees to it that a full disk stops no delete: cheap where it need not.
+    pub async fn keep_reserve(&self) -> Result<bool, JournalError> {
+        self.run(|connection, _| Ok(aether_reserve::keep(connection, aether_reserve::NODE_BYTES)?)).await
+    }
+
     /// The generation at which an agent became gone here, if it did.
     pub async fn tombstone(&self, agent: &AgentId) -> Result<Option<u64>, JournalError> {
         let agent = agent.clone();
@@ -269,6 +274,8 @@ fn open_connection(path: &Path) -> Result<Connection, JournalError> {
     restrict(path)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+    let pages = aether_reserve::NODE_CHECKPOINT_PAGES;
+    connection.pragma_update(None, "wal_autocheckpoint", pages).map_err(failed)?;
     // The key of an erased disk is overwritten, not merely unlinked.
     connection.pragma_update(None, "secure_delete", "ON").map_err(failed)?;
     connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(failed)?;

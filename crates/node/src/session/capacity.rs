@@ -54,7 +54,7 @@ pub(crate) fn disk_free_mb(config: &NodeConfig) -> u64 {
     reason = "megabytes times a small factor"
 )]
 fn overcommitted(memory_mb: u64, factor: f64) -> u64 {
-    let factor = if factor.is_finite() { factor.clamp(0.1, 16.0) } else { 1.0 };
+    let factor = if factor.is_finite() { factor.clamp(0.1, 1000.0) } else { 1.0 };
     (memory_mb as f64 * factor) as u64
 }
 
@@ -84,6 +84,9 @@ mod tests {
         config.disk_overcommit = 1.0;
         let plain = Capacity::measure(&config).expect("measures").disk_mb;
         assert!(measured.disk_mb >= plain * 10 - 10, "{} of {plain}", measured.disk_mb);
+        config.disk_overcommit = 1000.0;
+        let most = Capacity::measure(&config).expect("measures").disk_mb;
+        assert!(most >= plain * 1000 - 1000, "{most} of {plain}: the configuration allows as much");
         config.memory_overcommit = 2.0;
         assert_eq!(Capacity::measure(&config).expect("measures").memory_mb, total * 2);
         config.capacity = CapacityOverrides { cpu_millicores: Some(1), memory_mb: Some(2), disk_mb: Some(3) };

@@ -5,7 +5,6 @@ mod adoption;
 mod exec;
 mod failpoints;
 mod faults;
-mod image;
 mod life;
 mod mtls;
 mod orphans;

@@ -25,7 +25,7 @@ pub(crate) use kept::{Kept, Shelf};
 use readers::Readers;
 use rusqlite::{Connection, OpenFlags};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -36,6 +36,7 @@ use writer::Writer;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) struct Sqlite {
+    path: PathBuf,
     writer: Writer,
     readers: Readers,
     kept: Arc<Kept>,
@@ -49,7 +50,7 @@ impl Sqlite {
             let connection = connect(&path)?;
             let kept = Arc::new(Kept::new());
             let writer = Writer::start(connection, changes, kept.clone())?;
-            Ok(Self { writer, readers: Readers::new(path), kept })
+            Ok(Self { writer, readers: Readers::new(path.clone()), path, kept })
         });
         opening.await.map_err(|_| StoreError::internal("opening was cut off"))?
     }
@@ -74,6 +75,14 @@ impl Sqlite {
 
     pub(crate) fn kept(&self) -> &Kept {
         &self.kept
+    }
+
+    pub(crate) async fn keep_reserve(&self) -> Result<bool, StoreError> {
+        let path = self.path.clone();
+        let keeping = tokio::task::spawn_blocking(move || {
+            aether_reserve::keep(&connect(&path)?, aether_reserve::STORE_BYTES).map_err(of_rusqlite)
+        });
+        keeping.await.map_err(|_| StoreError::internal("making room was cut off"))?
     }
 
     pub(crate) async fn close(&self) {

@@ -123,8 +123,9 @@ fn told(code: Code) -> (&'static str, &'static str) {
             "Look at the state first, since it may have been done; give an exec a longer timeout, or stream it.",
         ),
         C::InsufficientStorage => (
-            "The agent's disk is full, the body is larger than it, or the node's disk is full.",
-            "Free space inside, make the agent with a larger disk, or remove images.",
+            "The agent's disk is full, the body is larger than it, or the disk of the server or node is nearly full \
+             (creates, pulls and imports are refused below its low water mark).",
+            "Free space inside, make the agent with a larger disk, or remove images and agents.",
         ),
     }
 }

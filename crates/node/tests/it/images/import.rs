@@ -3,7 +3,8 @@ use super::{agent, config, open, quiet, tenant};
 use crate::jail::Scratch;
 use aether_core::Code;
 use aether_core::source::OsRng;
-use aether_node::images::ImageError;
+use aether_node::config::DiskReserve;
+use aether_node::images::{ImageError, PullSpec};
 
 fn small() -> Image {
     let lower = Layer::new().dir("bin", 0o755).file_as("bin/su", "#!su", 0o4755, 0, 42).file("gone", "x").gzip();
@@ -173,8 +174,46 @@ async fn a_full_disk_is_told_and_nothing_partial_stays() {
     let fine = images.import(&tenant("default"), None, small().oci_archive(None).as_slice(), quiet()).await;
     drop(images);
     assert!(run(&["umount", "-l", path]));
-    assert!(matches!(error, ImageError::DiskFull(_)), "{error:?}");
-    assert!(matches!(later, ImageError::DiskFull(_)), "{later:?}");
+    for error in [&error, &later] {
+        // Whichever is seen first: the write that failed, or the room that was left.
+        assert!(matches!(error, ImageError::DiskFull(_) | ImageError::DiskNearlyFull { .. }), "{error:?}");
+    }
     assert_eq!((error.agent_code(), error.code(), left), ("DISK_FULL", Code::InsufficientStorage, 0));
     fine.expect("small ones still fit");
+}
+
+#[tokio::test]
+async fn what_takes_room_stops_at_the_low_water_mark() {
+    let scratch = Scratch::new("low");
+    let run = |args: &[&str]| std::process::Command::new(args[0]).args(&args[1..]).status().expect("run").success();
+    let dir = scratch.0.join("small");
+    std::fs::create_dir(&dir).expect("create");
+    let path = dir.to_str().expect("plain path");
+    assert!(run(&["mount", "-t", "tmpfs", "-o", "size=60m,mode=0700", "tmpfs", path]));
+    let mut config = config(&dir);
+    config.disk_reserve = DiskReserve { percent: 50, max_mb: 1000 };
+    let images = open(config.clone()).await;
+    // It would fit, and is given up on the way.
+    let mut noise = vec![0u8; 40 << 20];
+    aether_core::Rng::fill(&OsRng, &mut noise);
+    let big = Image::new(vec![Blob::plain(Layer::new().file("noise", &noise).tar())]);
+    let given_up = images.import(&tenant("default"), None, big.oci_archive(None).as_slice(), quiet()).await;
+    let left = std::fs::read_dir(dir.join("tmp")).expect("tmp").count();
+    let fine = images.import(&tenant("default"), None, small().oci_archive(None).as_slice(), quiet()).await;
+    // Nothing is begun there.
+    std::fs::write(dir.join("others"), &noise[..32 << 20]).expect("others fill the disk");
+    let refused = images.import(&tenant("default"), None, small().oci_archive(None).as_slice(), quiet()).await;
+    let spec = PullSpec::parse("127.0.0.1:9/x/y:1").expect("a reference");
+    let pulled = images.pull(&tenant("default"), spec, quiet()).await;
+    let removed = images.remove(&tenant("default"), &small().digest()).await;
+    drop(images);
+    assert!(run(&["umount", "-l", path]));
+    for refused in [given_up, refused, pulled] {
+        let error = refused.expect_err("takes room");
+        assert!(matches!(error, ImageError::DiskNearlyFull { kept_mb: 30, .. }), "{error:?}");
+        assert_eq!((error.agent_code(), error.code()), ("DISK_FULL", Code::InsufficientStorage));
+    }
+    assert_eq!(left, 0);
+    fine.expect("small ones still fit");
+    removed.expect("removing needs no room");
 }

@@ -1,7 +1,6 @@
 //! A registry in the node's namespace: every repository there has the tiny
 //! image, of its own digest.
 
-use super::image;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -19,7 +18,7 @@ impl Repositories {
     /// Digest to content, and under "index" the image's index.
     fn of(&self, name: &str) -> Blobs {
         let mut all = self.0.lock();
-        all.entry(name.to_owned()).or_insert_with(|| Arc::new(unpack(&image::archive(name)))).clone()
+        all.entry(name.to_owned()).or_insert_with(|| Arc::new(unpack(&aether_tiny::archive(name)))).clone()
     }
 }
 

@@ -300,7 +300,7 @@ pub(super) async fn try_import(data: &mut Data, name: &str, id: &str) -> Result<
     use wire::image_import_request::Message;
     let begin = wire::ImageImportBegin { tenant_id: "default".into(), name: name.into() };
     let mut messages = vec![Message::Begin(begin)];
-    messages.extend(super::image::archive(id).chunks(100_000).map(|c| Message::Chunk(c.to_vec().into())));
+    messages.extend(aether_tiny::archive(id).chunks(100_000).map(|c| Message::Chunk(c.to_vec().into())));
     let stream = tokio_stream::iter(messages.into_iter().map(|m| wire::ImageImportRequest { message: Some(m) }));
     let mut progress = data.image_import(stream).await?.into_inner();
     let mut image = None;
