@@ -35,6 +35,8 @@ const COALESCE: Duration = Duration::from_millis(5);
 const KEEP: Duration = Duration::from_secs(24 * 3600);
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 const RETRY: Duration = Duration::from_millis(500);
+/// A wall clock that is put right moves slower than that, or leaps.
+const LEAP: Duration = Duration::from_secs(1);
 
 pub(crate) struct Scheduler {
     store: Store,
@@ -86,9 +88,11 @@ impl Scheduler {
     async fn lead(&self, epoch: &Epoch) -> StoreError {
         let mut changes = self.store.changes();
         let mut tend_at = Instant::now();
-        // After a start of ours every lease looks old: nodes get one lease of
-        // time to be heard before any is declared lost.
-        let expire_from = Instant::now() + self.lease;
+        // After a start of ours every lease looks old, and after a leap of the
+        // wall clock or writes that failed: nodes get one lease of time to be
+        // heard before any is declared lost.
+        let mut expire_from = Instant::now() + self.lease;
+        let mut pace = Pace::of(&*self.clock);
         let mut prune_at = Instant::now() + PRUNE_EVERY;
         let mut queue = Queue::new();
         loop {
@@ -96,6 +100,10 @@ impl Scheduler {
             changes.mark_unchanged();
             let mut result = Ok(());
             let mut more = false;
+            if pace.leapt(&*self.clock) {
+                tracing::warn!("the wall clock leapt: leases count from now on");
+                expire_from = Instant::now() + self.lease;
+            }
             if Instant::now() >= tend_at {
                 tend_at = Instant::now() + LEADER_RENEW;
                 result = self.tend(epoch, Instant::now() >= expire_from).await;
@@ -116,6 +124,7 @@ impl Scheduler {
                 Err(error) => {
                     tracing::warn!(%error, "a scheduling pass failed");
                     queue.begin_anew();
+                    expire_from = Instant::now() + self.lease;
                     tokio::time::sleep(RETRY).await;
                 }
             }
@@ -242,6 +251,27 @@ impl Scheduler {
 enum Written {
     All,
     NotAll,
+}
+
+/// Both clocks as they were last read.
+struct Pace {
+    wall: Timestamp,
+    monotonic: Duration,
+}
+
+impl Pace {
+    fn of(clock: &dyn Clock) -> Self {
+        Self { wall: clock.now(), monotonic: clock.monotonic() }
+    }
+
+    /// Whether the wall clock went by more, or less, than time did.
+    fn leapt(&mut self, clock: &dyn Clock) -> bool {
+        let now = Self::of(clock);
+        let expected = self.wall.plus(now.monotonic.saturating_sub(self.monotonic));
+        let by = now.wall.since(expected).max(expected.since(now.wall));
+        *self = now;
+        by > LEAP
+    }
 }
 
 fn node_facts(row: NodeRow, now: Timestamp, lease: Duration) -> Node {

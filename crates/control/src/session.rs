@@ -202,7 +202,9 @@ impl Shared {
                     disk_free_mb: beat.disk_free_mb,
                 };
                 match self.store.renew_node(node, node_epoch, row).await {
-                    Ok(()) => {}
+                    Ok(false) => {}
+                    // Its agents were written off meanwhile, and it tells only of changes: its next hello tells all.
+                    Ok(true) => return Err(Status::aborted("the lease had ended: say everything anew")),
                     Err(error) if error.retryable() => tracing::warn!(%node, %error, "a heartbeat was not written"),
                     Err(error) => return Err(to_status(error)),
                 }

@@ -149,6 +149,16 @@ impl Store {
         Ok(self.inner.context.clock.monotonic().saturating_sub(start))
     }
 
+    /// Sees to it that a full disk stops no delete and no heartbeat, for some
+    /// thousand of them: free pages in the file and a log long enough. Cheap
+    /// where they are there; true: they were made. Not for PostgreSQL.
+    pub async fn keep_reserve(&self) -> Result<bool, StoreError> {
+        match &self.inner.engine {
+            Engine::Sqlite(engine) => engine.keep_reserve().await,
+            Engine::Postgres(_) => Ok(false),
+        }
+    }
+
     /// Takes nothing new; returns when what was taken is committed and the
     /// database is closed.
     pub async fn close(&self) {
@@ -394,8 +404,14 @@ impl Store {
         self.write(hello, |tx, cx, hello| Box::pin(nodes::register(tx, cx, hello))).await
     }
 
-    /// Renews the lease; brings a lost node back.
-    pub async fn renew_node(&self, node: &NodeId, node_epoch: u64, heartbeat: HeartbeatRow) -> Result<(), StoreError> {
+    /// Renews the lease; brings a lost node back. True: it was lost, and what
+    /// it has must be asked of it anew.
+    pub async fn renew_node(
+        &self,
+        node: &NodeId,
+        node_epoch: u64,
+        heartbeat: HeartbeatRow,
+    ) -> Result<bool, StoreError> {
         self.write((node.clone(), node_epoch, heartbeat), |tx, cx, (node, node_epoch, heartbeat)| {
             Box::pin(nodes::renew(tx, cx, node, (*node_epoch, *heartbeat)))
         })

@@ -37,6 +37,31 @@ async fn a_node_that_falls_silent_is_lost_and_found_again() {
     assert!(sets.iter().rev().find(|(full, _)| *full).is_some_and(|(_, ids)| *ids == [id.clone()]));
 }
 
+/// As after writes that failed for longer than a lease, or a clock that leapt.
+#[tokio::test]
+async fn a_node_that_was_written_off_is_asked_for_all_it_has() {
+    let server = start().await;
+    let id = server.agent("survivor").await;
+    server.stop_node.cancel();
+    let again = server.node.clone().session(server.control.clone(), 2, server.stop.child_token());
+    let session = tokio::spawn(again);
+    server.until(|s| async move { s.node.desired_sets().iter().filter(|(full, _)| *full).count() == 2 }).await;
+    let epoch = server.store.take_leadership("another").await.expect("leads");
+    assert_eq!(server.store.expire_nodes(&epoch, Duration::ZERO).await.expect("expires").len(), 1);
+    // Its next heartbeat is in time again, and says nothing of its agents.
+    let ended = tokio::time::timeout(Duration::from_secs(60), session).await.expect("the session is ended");
+    let ended = ended.expect("runs").expect_err("with a reason");
+    assert_eq!(ended.code(), tonic::Code::Aborted, "{ended}");
+    tokio::spawn(server.node.clone().session(server.control.clone(), 2, server.stop.child_token()));
+    let path = format!("/v1/agents/{id}");
+    server
+        .until(|s| {
+            let path = path.clone();
+            async move { ok(s.get(&path)).await.1["status"] == "running" }
+        })
+        .await;
+}
+
 #[tokio::test]
 async fn bad_first_messages_end_the_stream() {
     let server = start().await;

@@ -82,13 +82,13 @@ pub(crate) async fn register(tx: &mut dyn Tx, cx: &Context, hello: &NodeHelloRow
     audit::platform(tx, cx, "system:node", "register", "node", hello.node_id.as_str(), data).await
 }
 
-/// A heartbeat. Brings a lost node back.
+/// A heartbeat. Brings a lost node back; true: this one did.
 pub(crate) async fn renew(
     tx: &mut dyn Tx,
     cx: &Context,
     id: &NodeId,
     (node_epoch, beat): (u64, HeartbeatRow),
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let before = lock_epoch(tx, id, node_epoch).await?;
     tx.execute(
         "UPDATE scheduler_nodes SET lease_renewed_ms = $1, boots_queued = $2, boots_running = $3, sandboxes = $4,
@@ -105,11 +105,12 @@ pub(crate) async fn renew(
         ],
     )
     .await?;
-    if before == NodeStatus::Lost {
+    let back = before == NodeStatus::Lost;
+    if back {
         events::of_node(tx, cx, id, "node.ready", &json!({})).await?;
         audit::platform(tx, cx, "system:node", "recover", "node", id.as_str(), json!({})).await?;
     }
-    Ok(())
+    Ok(back)
 }
 
 pub(crate) async fn list(tx: &mut dyn Tx) -> Result<Vec<NodeRow>, StoreError> {

@@ -2,7 +2,7 @@
 //! as long as the key holds (24 hours). Beside [`Store::create_agent`], whose
 //! key is part of what is created.
 
-use super::{Engine, Store};
+use super::Store;
 use crate::error::StoreError;
 use crate::model::{AgentRow, DesireOptions, ExecIntent, ExecIntentOutcome, Idempotency};
 use crate::ops::{execs, idempotency, once};
@@ -24,19 +24,6 @@ impl Store {
             Box::pin(idempotency::claim(tx, cx, scope, kind, key, resource))
         })
         .await
-    }
-}
-
-/// Room for wishes to end something on a full disk.
-impl Store {
-    /// Sees to it that a full disk stops no delete and no heartbeat, for some
-    /// thousand of them: free pages in the file and a log long enough. Cheap
-    /// where they are there; true: they were made. Not for PostgreSQL.
-    pub async fn keep_reserve(&self) -> Result<bool, StoreError> {
-        match &self.inner.engine {
-            Engine::Sqlite(engine) => engine.keep_reserve().await,
-            Engine::Postgres(_) => Ok(false),
-        }
     }
 }
 

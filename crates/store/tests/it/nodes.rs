@@ -41,7 +41,7 @@ async fn an_older_run_is_fenced(fx: Fixture) {
     let (id, fenced) = (hello.node_id.clone(), Err(StoreError::Fenced { held: 4, current: 5 }));
     let old = NodeHelloRow { node_epoch: 4, ..hello };
     assert_eq!(fx.store.register_node(old).await, fenced);
-    assert_eq!(fx.store.renew_node(&id, 4, HeartbeatRow::default()).await, fenced);
+    assert_eq!(fx.store.renew_node(&id, 4, HeartbeatRow::default()).await.map(drop), fenced);
     assert_eq!(fx.store.apply_reports(&id, 4, Vec::new()).await.map(|_| ()), fenced);
 }
 
@@ -117,7 +117,8 @@ async fn a_lost_node_loses_what_runs_and_finds_it_again(fx: Fixture) {
     assert_eq!(refused, Err(StoreError::NoRoom { detail: "the node is lost".to_owned() }));
     assert_eq!(fx.reserved(&node).await.memory_mb, 2 * 512);
     // It comes back and says what it has.
-    fx.store.renew_node(&node, 1, HeartbeatRow::default()).await.expect("renews");
+    assert_eq!(fx.store.renew_node(&node, 1, HeartbeatRow::default()).await, Ok(true), "it is asked for all it has");
+    assert_eq!(fx.store.renew_node(&node, 1, HeartbeatRow::default()).await, Ok(false), "once");
     assert_eq!(status(node.clone()).await, Some(NodeStatus::Ready));
     let back = fx.report(&node, &running, Observed::Running).await;
     assert_eq!(back, ReportResult::Applied { from: Observed::Lost, to: Observed::Running });
