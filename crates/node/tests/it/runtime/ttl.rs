@@ -10,8 +10,11 @@ use super::adoption::{slot_of, vmms};
 use super::recycle::identity;
 use super::world::World;
 use super::{sh, spec};
+use aether_core::source::OsRng;
 use aether_counted::{Counted, Dice, seed, trials};
+use aether_node::journal::Journal;
 use nix::sys::signal::{Signal, kill};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -88,7 +91,7 @@ async fn batch(world: &mut World, keeper: &str, dice: &mut Dice, count: u64) -> 
     }
     let mut watched = Vec::new();
     for (agent, form, started, pid) in all {
-        let (now, left) = (now_ms(), 3000 + dice.roll(6000));
+        let (now, left) = (now_ms(), 4000 + dice.roll(6000));
         let left = match form {
             // Whole seconds from the start of the run.
             "ttl of the spec" => {
@@ -105,6 +108,7 @@ async fn batch(world: &mut World, keeper: &str, dice: &mut Dice, count: u64) -> 
         watched.push(Watched { agent, form, pid, due, acted: None, gone: None, cut_short: false });
     }
     world.server.acked().await;
+    noted(world, &watched).await;
     world.silence();
     hostile_times(world, keeper, dice, &mut watched).await;
     world.serve();
@@ -123,6 +127,22 @@ async fn batch(world: &mut World, keeper: &str, dice: &mut Dice, count: u64) -> 
     }
     world.jump(0);
     watched
+}
+
+/// Waits until the journal has each deadline: what is told while the clock
+/// jumps is another test.
+async fn noted(world: &World, watched: &[Watched]) {
+    let state = world.setup.base.join("state");
+    let journal =
+        Journal::open(state.join("journal.db"), state.join("node.key"), Arc::new(OsRng)).await.expect("opens");
+    loop {
+        let rows = journal.load().await.expect("reads").sandboxes;
+        let has = |w: &Watched| rows.iter().any(|(agent, row)| agent.as_str() == w.agent && row.ends.is_some());
+        if watched.iter().all(has) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// The clock jumps, the node dies and comes back at a moment of its own, the
