@@ -42,9 +42,16 @@ const READS: [&str; 15] = [
 ];
 /// Functions of ours that do so.
 const DOERS: [&str; 5] = ["self.save(", "remove_file(", "self.keep_logs(", "self.erase_logs(", "read_archive("];
-/// Asked for by users, each one transaction: there is nothing between.
-const WHOLE: [&str; 5] =
-    ["catalogue.remove(", "catalogue.hold(", "catalogue.release(", "catalogue.retain_holds(", "converter.sweep("];
+/// Asked for by users or by the clock, each one transaction: there is nothing
+/// between.
+const WHOLE: [&str; 6] = [
+    "catalogue.remove(",
+    "catalogue.hold(",
+    "catalogue.release(",
+    "catalogue.retain_holds(",
+    "catalogue.keep_reserve(",
+    "converter.sweep(",
+];
 /// Their own definitions, and the calls of a step that has its points inside.
 const ELSEWHERE: [&str; 5] =
     ["import::read_archive(", "images.pull(", "fnremove_file(", "fnread_archive(", "std::fs::remove_file("];
