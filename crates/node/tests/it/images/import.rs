@@ -158,7 +158,7 @@ async fn a_full_disk_is_told_and_nothing_partial_stays() {
     let dir = scratch.0.join("small");
     std::fs::create_dir(&dir).expect("create");
     let path = dir.to_str().expect("plain path");
-    assert!(run(&["mount", "-t", "tmpfs", "-o", "size=12m,mode=0700", "tmpfs", path]));
+    assert!(run(&["mount", "-t", "tmpfs", "-o", "size=14m,mode=0700", "tmpfs", path]));
     let images = open(config(&dir)).await;
     // Incompressible, so that the layer alone fills the disk.
     let mut noise = vec![0u8; 16 << 20];
