@@ -128,9 +128,16 @@ impl Server {
         server
     }
 
+    /// The network of its uplinks comes of its prefix, one of a thousand: two
+    /// servers at once may get the same, and one then takes another prefix.
     pub fn start(settings: Settings) -> Self {
         let mut server = Self::unstarted(settings);
-        server.launch();
+        while let Err(status) = server.try_launch() {
+            let log = server.log();
+            assert!(log.contains("choose another node.prefix"), "the server ended with {status}: {log}");
+            println!("{} has another server's network: anew", server.prefix);
+            server = Self::unstarted(std::mem::take(&mut server.settings));
+        }
         server
     }
 
