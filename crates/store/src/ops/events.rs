@@ -89,9 +89,7 @@ pub(crate) async fn after(
     cursor: EventCursor,
     limit: u32,
 ) -> Result<(Vec<EventRow>, EventCursor), StoreError> {
-    if cursor != EventCursor::default() && cursor < floor(tx).await? {
-        return Err(StoreError::CursorExpired);
-    }
+    check_kept(tx, cursor).await?;
     let (txn, readable, order) = dialect_parts(tx.dialect());
     let mut values = params![cursor.transaction, cursor.sequence, limit.clamp(1, MAX_LIMIT)];
     let (own, name) = match scope {
@@ -117,9 +115,7 @@ pub(crate) async fn pending_agents(
     cursor: EventCursor,
     limit: u32,
 ) -> Result<(BTreeSet<String>, EventCursor), StoreError> {
-    if cursor != EventCursor::default() && cursor < floor(tx).await? {
-        return Err(StoreError::CursorExpired);
-    }
+    check_kept(tx, cursor).await?;
     let (txn, readable, order) = dialect_parts(tx.dialect());
     let sql = format!(
         "SELECT {txn} AS txn, seq, kind, agent_id, observed FROM events WHERE {readable} ORDER BY {order} LIMIT $3"
@@ -170,6 +166,14 @@ pub(crate) async fn end(tx: &mut dyn Tx) -> Result<EventCursor, StoreError> {
         Some(row) => cursor_of(&row),
         None => floor(tx).await,
     }
+}
+
+/// Refuses a cursor after which retention has removed events.
+async fn check_kept(tx: &mut dyn Tx, cursor: EventCursor) -> Result<(), StoreError> {
+    if cursor != EventCursor::default() && cursor < floor(tx).await? {
+        return Err(StoreError::CursorExpired);
+    }
+    Ok(())
 }
 
 /// The newest event that retention removed.

@@ -15,11 +15,10 @@ impl Store {
     pub async fn find_agent(&self, scope: &TenantScope, id_or_name: &str) -> Result<Option<Arc<AgentRow>>, StoreError> {
         // No tenant's id has a slash.
         let key = [scope.tenant().as_str(), "/", id_or_name].concat();
-        let params = (scope, id_or_name);
         self.keep(
             |kept| &kept.agents,
             key,
-            || (params.0.clone(), params.1.to_owned()),
+            || (scope.clone(), id_or_name.to_owned()),
             |tx, _, (scope, id_or_name)| Box::pin(agents::find(tx, scope, id_or_name)),
             // Its other columns are short.
             |row| serde_json::to_vec(&row.spec).map_or(usize::MAX, |spec| 2048 + 2 * spec.len()),
