@@ -5,6 +5,8 @@ use aether_core::Code;
 use aether_core::source::OsRng;
 use aether_node::config::DiskReserve;
 use aether_node::images::{ImageError, PullSpec};
+use std::path::PathBuf;
+use std::process::Command;
 
 fn small() -> Image {
     let lower = Layer::new().dir("bin", 0o755).file_as("bin/su", "#!su", 0o4755, 0, 42).file("gone", "x").gzip();
@@ -151,15 +153,34 @@ async fn open_repairs_what_a_crash_left() {
     assert_eq!(images.list(&tenant).await, Ok(vec![]), "an image without its device is not offered");
 }
 
+/// A disk that fills up; it goes with this.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(scratch: &Scratch, size: &str) -> Self {
+        let dir = scratch.0.join("small");
+        std::fs::create_dir(&dir).expect("create");
+        let options = format!("size={size},mode=0700");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&dir);
+        assert!(mount.status().expect("mount runs").success());
+        Self(dir)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let gone = Command::new("umount").arg("-l").arg(&self.0).status().is_ok_and(|status| status.success());
+        assert!(gone || std::thread::panicking(), "the small disk is still mounted");
+    }
+}
+
 #[tokio::test]
 async fn a_full_disk_is_told_and_nothing_partial_stays() {
     let scratch = Scratch::new("full");
-    let run = |args: &[&str]| std::process::Command::new(args[0]).args(&args[1..]).status().expect("run").success();
-    let dir = scratch.0.join("small");
-    std::fs::create_dir(&dir).expect("create");
-    let path = dir.to_str().expect("plain path");
-    assert!(run(&["mount", "-t", "tmpfs", "-o", "size=14m,mode=0700", "tmpfs", path]));
-    let images = open(config(&dir)).await;
+    let disk = SmallDisk::mount(&scratch, "14m");
+    let dir = &disk.0;
+    let images = open(config(dir)).await;
     // Incompressible, so that the layer alone fills the disk.
     let mut noise = vec![0u8; 16 << 20];
     aether_core::Rng::fill(&OsRng, &mut noise);
@@ -173,7 +194,7 @@ async fn a_full_disk_is_told_and_nothing_partial_stays() {
     let left = std::fs::read_dir(dir.join("tmp")).expect("tmp").count();
     let fine = images.import(&tenant("default"), None, small().oci_archive(None).as_slice(), quiet()).await;
     drop(images);
-    assert!(run(&["umount", "-l", path]));
+    drop(disk);
     for error in [&error, &later] {
         // Whichever is seen first: the write that failed, or the room that was left.
         assert!(matches!(error, ImageError::DiskFull(_) | ImageError::DiskNearlyFull { .. }), "{error:?}");
@@ -185,12 +206,9 @@ async fn a_full_disk_is_told_and_nothing_partial_stays() {
 #[tokio::test]
 async fn what_takes_room_stops_at_the_low_water_mark() {
     let scratch = Scratch::new("low");
-    let run = |args: &[&str]| std::process::Command::new(args[0]).args(&args[1..]).status().expect("run").success();
-    let dir = scratch.0.join("small");
-    std::fs::create_dir(&dir).expect("create");
-    let path = dir.to_str().expect("plain path");
-    assert!(run(&["mount", "-t", "tmpfs", "-o", "size=60m,mode=0700", "tmpfs", path]));
-    let mut config = config(&dir);
+    let disk = SmallDisk::mount(&scratch, "60m");
+    let dir = &disk.0;
+    let mut config = config(dir);
     config.disk_reserve = DiskReserve { percent: 50, max_mb: 1000 };
     let images = open(config.clone()).await;
     // It would fit, and is given up on the way.
@@ -207,7 +225,7 @@ async fn what_takes_room_stops_at_the_low_water_mark() {
     let pulled = images.pull(&tenant("default"), spec, quiet()).await;
     let removed = images.remove(&tenant("default"), &small().digest()).await;
     drop(images);
-    assert!(run(&["umount", "-l", path]));
+    drop(disk);
     for refused in [given_up, refused, pulled] {
         let error = refused.expect_err("takes room");
         assert!(matches!(error, ImageError::DiskNearlyFull { kept_mb: 30, .. }), "{error:?}");
