@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -271,7 +272,14 @@ impl Drop for Ticket {
 
 /// All connections; clones share them.
 #[derive(Clone, Default)]
-pub(super) struct Crowd(Arc<Mutex<Members>>);
+pub(super) struct Crowd(Arc<Together>);
+
+#[derive(Default)]
+struct Together {
+    members: Mutex<Members>,
+    /// Somebody came where nobody was.
+    joined: Notify,
+}
 
 #[derive(Default)]
 struct Members {
@@ -289,17 +297,21 @@ pub(super) struct Member {
 impl Crowd {
     pub(super) fn join(&self, limits: &Limits) -> Member {
         let watch = Arc::new(Watch::new(limits));
-        let mut members = self.0.lock();
+        let mut members = self.0.members.lock();
         let id = members.next;
         members.next += 1;
         members.all.insert(id, watch.clone());
+        if members.all.len() == 1 {
+            self.0.joined.notify_one();
+        }
+        drop(members);
         Member { id, watch, crowd: self.clone() }
     }
 
     /// Cuts those that have been at rest longest, a few at a time so that a
     /// flood does not have all of them looked at for each that comes.
     pub(super) fn make_room(&self) {
-        let members = self.0.lock();
+        let members = self.0.members.lock();
         let mut resting: Vec<(Instant, &Arc<Watch>)> = Vec::new();
         for watch in members.all.values().filter(|w| !w.is_cut()) {
             if let Some(since) = watch.state.lock().at_rest() {
@@ -317,8 +329,12 @@ impl Crowd {
         let mut every = tokio::time::interval(LOOK_EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            // A server without connections does not wake for them.
+            if self.0.members.lock().all.is_empty() {
+                self.0.joined.notified().await;
+            }
             let now = every.tick().await;
-            for watch in self.0.lock().all.values() {
+            for watch in self.0.members.lock().all.values() {
                 watch.look(now);
             }
         }
@@ -327,7 +343,7 @@ impl Crowd {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.crowd.0.lock().all.remove(&self.id);
+        self.crowd.0.members.lock().all.remove(&self.id);
     }
 }
 
@@ -371,7 +387,7 @@ mod tests {
         crowd.make_room();
         assert!(cut(&first) && !cut(&working) && !cut(&streaming));
         drop(first);
-        assert_eq!(crowd.0.lock().all.len(), 3);
+        assert_eq!(crowd.0.members.lock().all.len(), 3);
     }
 
     #[test]
