@@ -96,6 +96,11 @@ failpoints: test-deps guest ## every failpoint with every fault (about 25 minute
 	AETHER_ALL_FAILPOINTS=1 AETHER_RESULTS=$(abspath results) \
 	  cargo test -p aether-node --test it -- --nocapture runtime::failpoints
 
+.PHONY: sagas
+sagas: test-deps guest ## every step and every undo twice, a failure at every step (about 20 minutes); results/sagas.jsonl
+	AETHER_ALL_SAGAS=1 AETHER_RESULTS=$(abspath results) \
+	  cargo test -p aether-node --test it -- --nocapture runtime::sagas
+
 .PHONY: hostile-images
 hostile-images: test-deps guest ## hostile archives, manifests and registries (a minute); results/hostile_images.jsonl
 	AETHER_RESULTS=$(abspath results) cargo test -p aether-node --test it -- --nocapture images::hostile

@@ -1,10 +1,12 @@
 //! Named points at which a test lets the node die, fail or hang.
 //!
-//! Every side effect of a boot, of an end and of an image runs through
-//! [`step!`], which puts one point before it and one after it; a test beside
-//! this file fails on one that does not. The environment variable
+//! Every side effect of a boot, of an end, of an image and of an exec runs
+//! through [`step!`], which puts one point before it and one after it; a test
+//! beside this file fails on one that does not. The environment variable
 //! `AETHER_FAILPOINT` arms points as `NAME[=crash|error|hang:SECONDS]`,
-//! several with commas between them; each acts once per process.
+//! several with commas between them; each acts once per process. The name of
+//! a step with `=twice` has its work done twice in a row each time, which is
+//! what a repeat after a lost answer does.
 //!
 //! In builds without debug assertions they are nothing.
 
@@ -21,13 +23,14 @@ macro_rules! steps {
 
 steps! {
     "boot.note_begin" "boot.note_image" "boot.hold_image" "boot.note_queued" "boot.note_slot" "boot.claim_slot"
-    "boot.note_disk" "boot.clear_disk" "boot.make_disk" "boot.note_disk_made" "boot.note_vmm" "boot.start_vmm"
+    "boot.note_disk" "boot.make_disk" "boot.note_disk_made" "boot.note_vmm" "boot.start_vmm"
     "boot.note_guest" "boot.await_guest" "boot.note_identity" "boot.identify" "boot.note_up"
     "stop.keep_logs" "stop.note_begin" "stop.note_end"
     "end.ask_guest" "end.kill" "end.reap" "end.release_slot" "end.note_free"
-    "fail.release_image" "fail.note" "undo.note"
+    "fail.remove_disk" "fail.release_image" "fail.note" "undo.note"
     "destroy.note_begin" "destroy.release_image" "destroy.remove_disk" "destroy.remove_logs" "destroy.bury"
     "image.fetch" "image.read" "image.convert" "image.note_device" "image.commit"
+    "exec.start" "rest.note" "rest.note_generation" "event.note" "settle.note"
 }
 
 /// For [`step!`], while it compiles.
@@ -116,14 +119,31 @@ pub(crate) async fn around<T, E: Injected>(
     Ok(done)
 }
 
-/// `step!("boot.claim_slot", future)`: the future, with a point at each end.
+/// `step!("boot.claim_slot", future)`: the future, with a point at each end;
+/// made and awaited once more where a test asks for it.
 macro_rules! step {
     ($name:literal, $work:expr) => {{
         const { assert!(crate::failpoint::listed($name), "the step is not listed in failpoint.rs") };
-        crate::failpoint::around(concat!($name, ".before"), concat!($name, ".after"), $work)
+        async {
+            #[cfg(debug_assertions)]
+            if crate::failpoint::twice($name) {
+                $work.await?;
+            }
+            crate::failpoint::around(concat!($name, ".before"), concat!($name, ".after"), $work).await
+        }
     }};
 }
 pub(crate) use step;
+
+/// Whether a test wants this step's work done twice.
+#[cfg(debug_assertions)]
+pub(crate) fn twice(name: &str) -> bool {
+    let wanted = armed::take(name).is_some();
+    if wanted {
+        tracing::warn!(name, "twice");
+    }
+    wanted
+}
 
 #[cfg(not(debug_assertions))]
 #[inline]
@@ -148,6 +168,8 @@ async fn reach<E: Injected>(name: &str) -> Result<(), E> {
             tokio::time::sleep(time).await;
             Ok(())
         }
+        // Of steps alone, which are no points.
+        armed::Fault::Twice => Ok(()),
     }
 }
 
@@ -163,12 +185,13 @@ mod armed {
         Crash,
         Error,
         Hang(Duration),
+        Twice,
     }
 
-    /// What the point is to do, the first time that it is asked.
+    /// What the point or step is to do; a point is told once.
     pub(super) fn take(name: &str) -> Option<Fault> {
         static ARMED: OnceLock<Mutex<BTreeMap<String, Fault>>> = OnceLock::new();
-        ARMED
+        let mut armed = ARMED
             .get_or_init(|| {
                 let text = std::env::var("AETHER_FAILPOINT").unwrap_or_default();
                 // A test with a mistake in it must not look like one that passes.
@@ -178,8 +201,11 @@ mod armed {
                 });
                 Mutex::new(armed)
             })
-            .lock()
-            .remove(name)
+            .lock();
+        match armed.get(name) {
+            Some(Fault::Twice) => Some(Fault::Twice),
+            _ => armed.remove(name),
+        }
     }
 
     pub(super) fn parse(text: &str) -> Result<BTreeMap<String, Fault>, String> {
@@ -188,6 +214,9 @@ mod armed {
 
     fn parse_one(text: &str) -> Result<(String, Fault), String> {
         let (name, what) = text.split_once('=').unwrap_or((text, "crash"));
+        if what == "twice" && super::STEPS.contains(&name) {
+            return Ok((name.to_owned(), Fault::Twice));
+        }
         if !super::POINTS.contains(&name) {
             return Err(format!("{name:?} is no failpoint: see failpoint.rs"));
         }

@@ -3,10 +3,12 @@ use super::{POINTS, STEPS};
 use std::time::Duration;
 
 /// The files whose side effects are journaled.
-const SOURCES: [(&str, &str); 3] = [
+const SOURCES: [(&str, &str); 5] = [
     ("runtime/boot.rs", include_str!("runtime/boot.rs")),
     ("runtime/end.rs", include_str!("runtime/end.rs")),
+    ("runtime/sandbox.rs", include_str!("runtime/sandbox.rs")),
     ("images/mod.rs", include_str!("images/mod.rs")),
+    ("data/exec.rs", include_str!("data/exec.rs")),
 ];
 
 /// What is called on these changes something outside of the process …
@@ -23,7 +25,7 @@ const ACTORS: [&str; 10] = [
     "fs::",
 ];
 /// … but for these, which only look, or undo nothing if they are forgotten.
-const READS: [&str; 15] = [
+const READS: [&str; 19] = [
     "engine.isolation(",
     "engine.kind(",
     "engine.adopt(",
@@ -38,23 +40,36 @@ const READS: [&str; 15] = [
     "spares.refill(",
     "client.clone(",
     "client.wait_ready(",
+    "client.exec_output(",
+    "client.exec_get(",
+    "client.exec_read(",
+    "client.exec_list(",
     "catalogue.forget_missing(",
 ];
 /// Functions of ours that do so.
 const DOERS: [&str; 5] = ["self.save(", "remove_file(", "self.keep_logs(", "self.erase_logs(", "read_archive("];
 /// Asked for by users or by the clock, each one transaction: there is nothing
 /// between.
-const WHOLE: [&str; 6] = [
+const WHOLE: [&str; 8] = [
     "catalogue.remove(",
     "catalogue.hold(",
     "catalogue.release(",
     "catalogue.retain_holds(",
     "catalogue.keep_reserve(",
     "converter.sweep(",
+    "client.exec_signal(",
+    "client.exec_resize(",
 ];
 /// Their own definitions, and the calls of a step that has its points inside.
-const ELSEWHERE: [&str; 5] =
-    ["import::read_archive(", "images.pull(", "fnremove_file(", "fnread_archive(", "std::fs::remove_file("];
+const ELSEWHERE: [&str; 6] = [
+    "import::read_archive(",
+    "images.pull(",
+    "fnremove_file(",
+    "fnread_archive(",
+    "std::fs::remove_file(",
+    // `save`, which is a step where it is called.
+    "journal.put(&self.row).await?;self.tell();Ok(())",
+];
 
 /// Without comments, tests and white space: calls may be broken over lines.
 fn bare(source: &str) -> String {
@@ -137,7 +152,9 @@ fn points_are_armed_by_name() {
     assert_eq!(armed["end.kill.before"], Fault::Error);
     assert_eq!(armed["image.commit.after"], Fault::Hang(Duration::from_secs(2)));
     assert!(parse("").expect("none").is_empty());
-    for wrong in ["boot.start_vmm", "end.kill.before=panic", "end.kill.before=hang:", "no.such.after"] {
+    assert_eq!(parse("end.reap=twice").expect("parses")["end.reap"], Fault::Twice);
+    let wrong = ["boot.start_vmm", "end.kill.before=panic", "end.kill.before=hang:", "no.such.after"];
+    for wrong in wrong.into_iter().chain(["end.reap.after=twice", "end.reap=error", "no.such=twice"]) {
         assert!(parse(wrong).is_err(), "{wrong}");
     }
 }

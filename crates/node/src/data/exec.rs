@@ -4,6 +4,7 @@
 
 use super::{ANSWERS, Answers, DataService, Up, check, error};
 use crate::channel::{ChannelError, GuestClient, OutputKind, wire as guest};
+use crate::failpoint::step;
 use crate::runtime::Status;
 use aether_proto::node as wire;
 use aether_proto::node::exec_request::Message as Ask;
@@ -55,8 +56,9 @@ impl DataService {
         let (up, state, offset) = match first.and_then(|m| m.message) {
             Some(Ask::Start(start)) => {
                 let up = self.up(&start.agent_id)?;
-                let state = up.client.exec_start(start_request(start)?).await.map_err(error::channel)?;
-                (up, state, 0)
+                let request = start_request(start)?;
+                let started = step!("exec.start", up.client.exec_start(request.clone())).await;
+                (up, started.map_err(error::channel)?, 0)
             }
             Some(Ask::Attach(attach)) => {
                 check::exec_id(&attach.exec_id)?;

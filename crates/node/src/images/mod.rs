@@ -219,11 +219,11 @@ impl Images {
         &self,
         tenant: &TenantId,
         name: Option<ImageRef>,
-        archive: impl AsyncRead + Send + Unpin,
+        mut archive: impl AsyncRead + Send + Unpin,
         progress: Progress,
     ) -> Result<ImageRecord, ImageError> {
         self.inner.folders.check_room()?;
-        let imported = step!("image.read", self.read_archive(archive, &progress)).await?;
+        let imported = step!("image.read", self.read_archive(&mut archive, &progress)).await?;
         if name.is_some() && imported.len() > 1 {
             return Err(ImageError::invalid(format!(
                 "the archive holds {} images: import it without a name to take them all",
@@ -375,16 +375,10 @@ impl Images {
         device: Device,
     ) -> Result<ImageRecord, ImageError> {
         let now = self.inner.clock.now();
-        step!(
-            "image.commit",
-            self.with_catalogue(tenant, move |catalogue, tenant| catalogue.add_image(
-                tenant,
-                &names,
-                &image,
-                &device.row.key,
-                now
-            ))
-        )
+        step!("image.commit", {
+            let (names, image, key) = (names.clone(), image.clone(), device.row.key.clone());
+            self.with_catalogue(tenant, move |catalogue, tenant| catalogue.add_image(tenant, &names, &image, &key, now))
+        })
         .await
     }
 }
@@ -406,9 +400,12 @@ impl Inner {
         }
         let total = image.layers.iter().map(|l| l.size).sum();
         let report = move |done| reporter.report(Phase::Convert, done, total);
-        let row = step!("image.convert", self.converter.make(&image, report)).await?;
-        let (this, made) = (self.clone(), row.clone());
-        step!("image.note_device", blocking(move || this.catalogue.add_device(&made))).await?;
+        let row = step!("image.convert", self.converter.make(&image, report.clone())).await?;
+        step!("image.note_device", {
+            let (this, made) = (self.clone(), row.clone());
+            blocking(move || this.catalogue.add_device(&made))
+        })
+        .await?;
         Ok(row)
     }
 }

@@ -52,7 +52,7 @@ impl Sandbox {
         self.row.stopped_at = Some(self.host.clock.now());
         self.row.outcome.error_code = failure.code.to_owned();
         self.row.outcome.error_message = failure.message.chars().take(1000).collect();
-        self.drop_unused_image().await?;
+        self.drop_unused().await?;
         step!("fail.note", self.save()).await
     }
 
@@ -138,9 +138,10 @@ impl Sandbox {
         // hold is held again.
         self.row.image = Some(held.clone());
         step!("boot.note_image", self.host.journal.put(&self.row)).await?;
-        let agent = self.row.agent_id.clone();
         let hold = step!("boot.hold_image", async {
-            let held = tokio::task::spawn_blocking(move || host.images.hold(&tenant, &held.digest, &agent)).await;
+            let (host, tenant, digest) = (self.host.clone(), tenant.clone(), held.digest.clone());
+            let agent = self.row.agent_id.clone();
+            let held = tokio::task::spawn_blocking(move || host.images.hold(&tenant, &digest, &agent)).await;
             Ok::<_, BootEnd>(held.map_err(|_| BootEnd::Cancelled)??)
         })
         .await?;
@@ -190,15 +191,16 @@ impl Sandbox {
         self.row.disk = Some(DiskRecord { path: path.clone(), made: false, encrypted: false });
         self.row.step = Step::Disk;
         step!("boot.note_disk", self.host.journal.put(&self.row)).await?;
-        step!("boot.clear_disk", async { super::end::remove_file(&path) }).await.map_err(|e| {
-            tracing::error!(error = %e, path = %path.display(), "a half-made disk cannot be removed");
-            Failure::new(code::NODE_ERROR, "The node could not make the agent's disk; its log says why.")
-        })?;
         let disk_mb = wish.assigned.spec.resources.with_defaults().disk_mb;
         let format = step!("boot.make_disk", async {
+            // In place of whatever an earlier try left there, this step's own too.
+            super::end::remove_file(&path).map_err(|e| {
+                tracing::error!(error = %e, path = %path.display(), "a half-made disk cannot be removed");
+                Failure::new(code::NODE_ERROR, "The node could not make the agent's disk; its log says why.")
+            })?;
             match self.host.spares.take(disk_mb, &path) {
-                Some(format) => Ok(format),
-                None => self.host.engine.make_disk(&path, disk_mb).await,
+                Some(format) => Ok::<_, BootEnd>(format),
+                None => Ok(self.host.engine.make_disk(&path, disk_mb).await?),
             }
         })
         .await?;
@@ -225,31 +227,30 @@ impl Sandbox {
             return Err(BootEnd::Cancelled);
         }
         let Some(slot) = self.row.slot else { return Err(BootEnd::Cancelled) };
-        let tap = match &net.tap {
-            Some(tap) => Some(tap.try_clone().map_err(|e| {
-                tracing::error!(error = %e, "the tap's descriptor cannot be passed on");
-                Failure::new(code::NODE_ERROR, "The node is out of file descriptors.")
-            })?),
-            None => None,
-        };
         let resources = wish.assigned.spec.resources.with_defaults();
         let token = identity::new_token(&*self.host.rng);
         self.row.secrets.token = Some(token.clone());
         self.row.step = Step::Vmm;
         step!("boot.note_vmm", self.host.journal.put(&self.row)).await?;
         // Never dropped in the middle: what it starts would have no name yet.
-        let request = BootRequest {
-            slot,
-            agent_id: self.row.agent_id.clone(),
-            vcpus: resources.cpu_count,
-            memory_mb: resources.memory_mb,
-            image_device,
-            disk,
-            tap,
-            mac: net.guest.mac,
-            token: token.clone(),
+        let request = || {
+            let tap = net.tap.as_ref().map(|tap| tap.try_clone()).transpose().map_err(|e| {
+                tracing::error!(error = %e, "the tap's descriptor cannot be passed on");
+                Failure::new(code::NODE_ERROR, "The node is out of file descriptors.")
+            })?;
+            Ok::<_, Failure>(BootRequest {
+                slot,
+                agent_id: self.row.agent_id.clone(),
+                vcpus: resources.cpu_count,
+                memory_mb: resources.memory_mb,
+                image_device: image_device.clone(),
+                disk: disk.clone(),
+                tap,
+                mac: net.guest.mac,
+                token: token.clone(),
+            })
         };
-        let vmm = step!("boot.start_vmm", self.host.engine.boot(request)).await?;
+        let vmm = step!("boot.start_vmm", async { Ok::<_, BootEnd>(self.host.engine.boot(request()?).await?) }).await?;
         self.row.vmm = Some(vmm.identity.clone());
         self.row.step = Step::Guest;
         let client = GuestClient::open(vmm.control_socket.clone(), vmm.data_socket.clone(), token);
@@ -292,7 +293,7 @@ impl Sandbox {
         let Some(run) = self.run.as_mut() else { return Err(BootEnd::Cancelled) };
         let client = run.client.clone();
         let answer = tokio::select! {
-            answer = step!("boot.identify", client.identify(request)) => answer.map_err(|e| failure::guest(&e, 60))?,
+            answer = step!("boot.identify", client.identify(request.clone())) => answer.map_err(|e| failure::guest(&e, 60))?,
             signal = run.next() => return Err(match signal {
                 Signal::Ended(exit) => {
                     failure::died(&exit, code::SANDBOX_DIED, "The sandbox ended while it was set up").into()
@@ -324,11 +325,18 @@ impl Sandbox {
         Ok(())
     }
 
-    /// A hold without a disk over it serves nobody.
-    pub(super) async fn drop_unused_image(&mut self) -> Result<(), Fault> {
-        if self.row.disk.as_ref().is_some_and(|d| d.made) {
-            return Ok(());
+    /// A disk that is not whole serves nobody, nor does a hold without a disk
+    /// over it.
+    pub(super) async fn drop_unused(&mut self) -> Result<(), Fault> {
+        if let Some(disk) = &self.row.disk {
+            if disk.made {
+                return Ok(());
+            }
+            step!("fail.remove_disk", async { super::end::remove_file(&disk.path) })
+                .await
+                .map_err(|source| Fault::Remove { what: "a half-made disk", source })?;
         }
+        self.row.disk = None;
         if let Some(held) = &self.row.image {
             step!("fail.release_image", async {
                 self.host.images.release(&held.digest, &self.row.agent_id);

@@ -94,7 +94,7 @@ impl Sandbox {
     pub(super) async fn undo(&mut self) -> Result<(), Fault> {
         self.free_run().await?;
         self.row.step = Step::Idle;
-        self.drop_unused_image().await?;
+        self.drop_unused().await?;
         step!("undo.note", self.host.journal.put(&self.row)).await?;
         Ok(())
     }

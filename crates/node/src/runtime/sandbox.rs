@@ -7,6 +7,7 @@ use super::run::{Run, Signal};
 use super::wish::Wish;
 use crate::channel::{EventKind, GuestClient};
 use crate::engine::Vmm;
+use crate::failpoint::step;
 use crate::journal::{JournalError, SandboxRow, Step};
 use aether_core::{AgentId, Desired, Observed};
 use aether_proto::node::AgentReport;
@@ -110,7 +111,7 @@ impl Sandbox {
             let action = decide(&self.facts());
             tracing::debug!(agent = %self.agent_id(), ?action, "next");
             let done = match action {
-                Action::Rest(_) if !noted => self.save().await,
+                Action::Rest(_) if !noted => step!("rest.note", self.save()).await,
                 Action::Rest(why) => self.rest(why).await,
                 Action::Boot => self.boot().await,
                 Action::Stop(reason) => self.stop(reason).await,
@@ -193,7 +194,7 @@ impl Sandbox {
         let generation = self.wish.borrow().assigned.generation;
         if why == Rest::AsWanted && generation > self.row.generation {
             self.row.generation = generation;
-            self.save().await?;
+            step!("rest.note_generation", self.save()).await?;
         }
         let look = self.deadline.map(|d| d.next_look(&*self.host.clock));
         let look = async {
@@ -250,7 +251,7 @@ impl Sandbox {
                     }
                     None => {}
                 }
-                self.host.journal.put(&self.row).await?;
+                step!("event.note", self.host.journal.put(&self.row)).await?;
                 self.tell();
             }
         }
@@ -266,7 +267,7 @@ impl Sandbox {
             self.row.observed = Observed::Stopped;
             self.row.stopped_at = Some(self.host.clock.now());
         }
-        self.save().await
+        step!("settle.note", self.save()).await
     }
 
     /// Journals the row, then tells it: never the other way round.

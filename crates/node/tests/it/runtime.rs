@@ -10,6 +10,7 @@ mod mtls;
 mod orphans;
 mod recycle;
 mod registry;
+mod sagas;
 mod server;
 mod ttl;
 mod world;

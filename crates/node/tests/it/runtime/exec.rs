@@ -79,6 +79,13 @@ impl Live {
     }
 }
 
+/// What a client sees that asks by an id: none where it is to ask again.
+pub(super) async fn try_run(data: &mut Data, start: &wire::ExecStart) -> Option<Ran> {
+    let mut live = open(data, Ask::Start(start.clone())).await.ok()?;
+    live.read_until(|_| false).await.ok()?;
+    live.ran.code.is_some().then_some(live.ran)
+}
+
 pub(super) async fn run(data: &mut Data, agent: &str, command: &[&str]) -> Ran {
     let mut live = open(data, Ask::Start(start_message(agent, command))).await.expect("starts");
     live.read_until(|_| false).await.expect("ends");

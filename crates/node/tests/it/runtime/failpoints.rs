@@ -6,15 +6,17 @@
 //! that is printed and that `AETHER_SEED` repeats. `AETHER_FAILPOINTS_OF` narrows
 //! them to the points that begin so.
 
-use super::server::LONG;
-use super::spec;
+use super::exec::{start_message, try_run};
+use super::server::STUCK;
 use super::world::{World, listen_in, try_import};
-use aether_core::Rng;
-use aether_core::source::OsRng;
+use super::{sh, spec};
+use aether_core::source::{OsRng, SystemClock};
+use aether_core::{AgentSpec, Clock, Rng};
 use aether_counted::Counted;
 use aether_node::failpoint::POINTS;
 use aether_proto::node::AgentReport;
 use std::time::Duration;
+use tokio::time::Instant;
 
 const FAULTS: [&str; 3] = ["crash", "error", "hang:2"];
 /// Per run where not all are wanted: a few minutes of an emulated machine.
@@ -32,10 +34,23 @@ impl Case {
         self.point.split('.').next().unwrap_or_default()
     }
 
+    fn step(&self) -> &str {
+        self.point.rsplit_once('.').map_or(self.point, |(step, _)| step)
+    }
+
+    /// What leads to the step.
+    fn spec(&self, image: &str) -> AgentSpec {
+        match self.step() {
+            "event.note" => sh(image, "exit 0"),
+            "rest.note" => AgentSpec { ttl_s: Some(3600), ..spec(image) },
+            _ => spec(image),
+        }
+    }
+
     /// What is armed: some steps are on ways that need a fault to be taken.
     fn armed(&self) -> String {
         let way = match self.kind() {
-            "fail" => ",boot.claim_slot.before=error",
+            "fail" => ",boot.make_disk.after=error",
             "undo" => ",boot.start_vmm.before=hang:3",
             _ => "",
         };
@@ -101,27 +116,32 @@ async fn no_fault_at_any_step_loses_doubles_or_leaves_anything() {
     }
 }
 
-async fn pass(world: &mut World, case: &Case, registry: &str) {
-    let logged = world.log().len();
-    world.start(Some(&case.armed()));
-    let mut trip = Trip { world, case, died: false };
-    let name = format!("case{}", case.number);
-    let image = if case.point.starts_with("image.read") {
+/// To an image for the case's agent.
+async fn image_of(trip: &mut Trip<'_>, registry: &str) -> String {
+    let name = format!("case{}", trip.case.number);
+    if trip.case.step() == "image.read" {
         trip.import(&name).await;
         format!("{name}:v1")
-    } else if case.kind() == "image" {
+    } else if trip.case.kind() == "image" {
         format!("{registry}/t/{name}:1")
     } else {
         // One for all, from the second case on without a download.
         format!("{registry}/t/plain:1")
-    };
-    let agent = trip.world.server.create(&spec(&image));
-    if case.kind() == "undo" {
-        trip.until(&agent, &["creating", "running"]).await;
-        trip.world.server.want(&agent, "stopped");
-        trip.until(&agent, &["stopped"]).await;
     }
-    let report = trip.until(&agent, &["running", "failed", "stopped"]).await;
+}
+
+async fn pass(world: &mut World, case: &Case, registry: &str) {
+    let logged = world.log().len();
+    world.start(Some(&case.armed()));
+    let mut trip = Trip { world, case, agent: String::new(), generation: 1, died: false };
+    let image = image_of(&mut trip, registry).await;
+    trip.agent = trip.world.server.create(&case.spec(&image));
+    if case.kind() == "undo" {
+        trip.until(&["creating", "running"]).await;
+        trip.turn("stopped").await;
+    }
+    let ends = if case.kind() == "event" { "stopped" } else { "running" };
+    let report = trip.until(&[ends, "failed", "stopped"]).await;
     match report.observed.as_str() {
         "running" => assert_eq!(trip.world.sandboxes_alive(), 1, "{case:?}"),
         "failed" => {
@@ -131,13 +151,19 @@ async fn pass(world: &mut World, case: &Case, registry: &str) {
         }
         _ => {}
     }
-    if case.kind() == "stop" {
-        trip.world.server.want(&agent, "stopped");
-        trip.until(&agent, &["stopped"]).await;
+    match case.step() {
+        "exec.start" => trip.exec().await,
+        "rest.note_generation" => trip.turn("running").await,
+        "stop.keep_logs" | "stop.note_begin" | "stop.note_end" => trip.turn("stopped").await,
+        "settle.note" => {
+            trip.turn("stopped").await;
+            trip.turn("stopped").await;
+        }
+        _ if case.kind() == "end" => trip.expire().await,
+        _ => {}
     }
-    trip.world.server.want(&agent, "gone");
-    trip.until(&agent, &["gone"]).await;
-    let died = trip.died;
+    trip.turn("gone").await;
+    let (died, agent) = (trip.died, trip.agent);
     let states = world.server.states_of(&agent);
     assert!(states.iter().filter(|state| *state == "running").count() <= 1, "{case:?}: {states:?}");
     world.assert_nothing_left().await;
@@ -151,6 +177,8 @@ async fn pass(world: &mut World, case: &Case, registry: &str) {
 struct Trip<'a> {
     world: &'a mut World,
     case: &'a Case,
+    agent: String,
+    generation: u64,
     died: bool,
 }
 
@@ -165,17 +193,49 @@ impl Trip<'_> {
         self.world.start(None);
     }
 
+    /// Wants something else, and waits for it.
+    async fn turn(&mut self, desired: &str) {
+        self.world.server.want(&self.agent, desired);
+        self.generation += 1;
+        self.until(&[desired]).await;
+    }
+
+    /// Its time is over.
+    async fn expire(&mut self) {
+        let now = SystemClock::default().now().unix_ms();
+        self.world.server.expire(&self.agent, Some(now + 500), None);
+        self.until(&["stopped"]).await;
+    }
+
     /// Waits for one of these, and lets the node die once on the way.
-    async fn until(&mut self, agent: &str, wanted: &[&str]) -> AgentReport {
-        for _ in 0..LONG.as_millis() / 50 {
+    async fn until(&mut self, wanted: &[&str]) -> AgentReport {
+        let began = Instant::now();
+        while began.elapsed() < STUCK {
             self.revive();
-            let last = self.world.server.reports_of(agent).pop();
-            if let Some(report) = last.filter(|last| wanted.contains(&last.observed.as_str())) {
+            let last = self.world.server.reports_of(&self.agent).pop();
+            let is =
+                |last: &AgentReport| last.generation >= self.generation && wanted.contains(&last.observed.as_str());
+            if let Some(report) = last.filter(is) {
                 return report;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("{:?}: not {wanted:?}: {:#?}", self.case, self.world.server.reports_of(agent))
+        panic!("{:?}: not {wanted:?}: {:#?}", self.case, self.world.server.reports_of(&self.agent))
+    }
+
+    /// Asked for again by its id until it is known how it ended: it ran once.
+    async fn exec(&mut self) {
+        let start = start_message(&self.agent, &["/bin/sh", "-c", "echo x >> /ran; cat /ran"]);
+        let began = Instant::now();
+        while began.elapsed() < STUCK {
+            self.revive();
+            let mut data = self.world.data().await;
+            if let Some(ran) = try_run(&mut data, &start).await {
+                return assert_eq!((ran.stdout.as_str(), ran.code), ("x\n", Some(0)), "{:?}: {ran:?}", self.case);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        panic!("{:?}: no exec", self.case)
     }
 
     /// A client that asks again.

@@ -21,6 +21,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// An emulated guest on a busy machine.
 pub(super) const LONG: Duration = Duration::from_secs(150);
+/// What takes longer than this, whatever went wrong, is stuck.
+pub(super) const STUCK: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Default)]
 pub(super) struct Server {
