@@ -137,7 +137,11 @@ impl Converter {
         let this = self.clone();
         let cleaned = tokio::task::spawn_blocking(move || this.sweep()).await;
         drop(permit);
-        outcome?;
+        if let Err(e) = outcome {
+            // Room comes back at once: the jail's mounts hold the file until the kernel has undone them.
+            let _ = out.as_file().set_len(0);
+            return Err(e);
+        }
         cleaned.map_err(|e| ImageError::Converter(e.to_string()))??;
         let (key, folders) = (image.device_key(), self.folders.clone());
         let (name, diff_ids) = (key.clone(), image.diff_ids.clone());
