@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// An operation's future. On SQLite it is ready at the first poll.
 pub(crate) type OpFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -164,16 +165,27 @@ impl From<Option<Vec<u8>>> for Value {
 }
 
 /// One row of an answer, read by column name.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Row {
-    pub(crate) columns: Arc<[String]>,
-    pub(crate) values: Vec<Value>,
+    columns: Arc<[String]>,
+    values: Vec<Value>,
+    /// After the column that was read last: mostly the next one asked for.
+    next: AtomicUsize,
 }
 
 impl Row {
+    pub(crate) fn new(columns: Arc<[String]>, values: Vec<Value>) -> Self {
+        Self { columns, values, next: AtomicUsize::new(0) }
+    }
+
     fn get(&self, column: &str) -> Result<&Value, StoreError> {
-        let at = self.columns.iter().position(|c| c == column);
-        at.and_then(|at| self.values.get(at)).ok_or_else(|| StoreError::internal(format!("no column {column}")))
+        let (before, after) = self.columns.split_at(self.next.load(Ordering::Relaxed).min(self.columns.len()));
+        let is = |c: &String| c == column;
+        let at = after.iter().position(is).map(|at| before.len() + at).or_else(|| before.iter().position(is));
+        let missing = || StoreError::internal(format!("no column {column}"));
+        let at = at.ok_or_else(missing)?;
+        self.next.store(at + 1, Ordering::Relaxed);
+        self.values.get(at).ok_or_else(missing)
     }
 
     pub(crate) fn int_opt(&self, column: &str) -> Result<Option<i64>, StoreError> {
@@ -184,9 +196,9 @@ impl Row {
         }
     }
 
-    pub(crate) fn text_opt(&self, column: &str) -> Result<Option<String>, StoreError> {
+    fn str_opt(&self, column: &str) -> Result<Option<&str>, StoreError> {
         match self.get(column)? {
-            Value::Text(v) => Ok(v.clone()),
+            Value::Text(v) => Ok(v.as_deref()),
             Value::Int(None) | Value::Bytes(None) => Ok(None),
             _ => Err(StoreError::internal(format!("column {column} is not a text"))),
         }
@@ -200,8 +212,16 @@ impl Row {
         }
     }
 
+    fn str(&self, column: &str) -> Result<&str, StoreError> {
+        self.str_opt(column)?.ok_or_else(|| StoreError::internal(format!("column {column} is null")))
+    }
+
+    pub(crate) fn text_opt(&self, column: &str) -> Result<Option<String>, StoreError> {
+        Ok(self.str_opt(column)?.map(str::to_owned))
+    }
+
     pub(crate) fn text(&self, column: &str) -> Result<String, StoreError> {
-        self.text_opt(column)?.ok_or_else(|| StoreError::internal(format!("column {column} is null")))
+        self.str(column).map(str::to_owned)
     }
 
     /// A number of ours: never negative.
@@ -236,16 +256,16 @@ impl Row {
 
     /// A text that parses as one of our types.
     pub(crate) fn parse<T: std::str::FromStr>(&self, column: &str) -> Result<T, StoreError> {
-        self.text(column)?.parse().map_err(|_| StoreError::internal(format!("column {column} is malformed")))
+        self.str(column)?.parse().map_err(|_| StoreError::internal(format!("column {column} is malformed")))
     }
 
     pub(crate) fn parse_opt<T: std::str::FromStr>(&self, column: &str) -> Result<Option<T>, StoreError> {
         let malformed = |_| StoreError::internal(format!("column {column} is malformed"));
-        self.text_opt(column)?.map(|text| text.parse().map_err(malformed)).transpose()
+        self.str_opt(column)?.map(|text| text.parse().map_err(malformed)).transpose()
     }
 
     pub(crate) fn json<T: serde::de::DeserializeOwned>(&self, column: &str) -> Result<T, StoreError> {
-        from_json(&self.text(column)?, column)
+        from_json(self.str(column)?, column)
     }
 }
 

@@ -9,10 +9,11 @@ use aether_core::state::Observed;
 use aether_core::{AgentId, TenantScope};
 use std::collections::BTreeMap;
 
-pub(crate) const COLUMNS: &str = "id, tenant_id, name, alias, spec, env_names, desired, observed, version, generation, \
-    node_id, assigned, isolation, engine, disk_encryption, image_digest, placement_reason, queue_position, exit_code, \
-    exit_signal, restarts, unhealthy, error_code, error_message, created_ms, updated_ms, started_ms, stopped_ms, \
-    expires_ms, stop_force, stop_timeout_ms, report_epoch, report_sequence, pending_restart";
+/// In the order in which they are read.
+pub(crate) const COLUMNS: &str = "error_code, error_message, id, tenant_id, name, alias, spec, env_names, desired, \
+    observed, version, generation, pending_restart, node_id, assigned, isolation, engine, disk_encryption, \
+    image_digest, placement_reason, queue_position, exit_code, exit_signal, restarts, unhealthy, created_ms, \
+    updated_ms, started_ms, stopped_ms, expires_ms, stop_force, stop_timeout_ms, report_epoch, report_sequence";
 
 pub(crate) fn decode(row: &Row) -> Result<AgentRow, StoreError> {
     let error = row.text_opt("error_code")?;

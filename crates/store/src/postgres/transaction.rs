@@ -57,7 +57,7 @@ impl Tx for PgTx<'_> {
         let columns: Arc<[String]> = first.columns().iter().map(|c| c.name().to_owned()).collect();
         let read = |row: &PgRow| {
             let values = (0..columns.len()).map(|i| value_of(row, i)).collect::<Result<_, _>>()?;
-            Ok(Row { columns: columns.clone(), values })
+            Ok(Row::new(columns.clone(), values))
         };
         rows.iter().map(read).collect()
     }

@@ -31,12 +31,15 @@ impl ToSql for Value {
     }
 }
 
-/// `$3` is a name to SQLite, numbered by first appearance: bound by name.
+/// `$3` is a name to SQLite, numbered by first appearance and found by its
+/// text; `?3` is the third parameter.
+fn numbered(sql: &str) -> String {
+    sql.replace('$', "?")
+}
+
 fn bind(statement: &mut Statement<'_>, params: &[Value]) -> Result<(), StoreError> {
     for (i, value) in params.iter().enumerate() {
-        let index = statement.parameter_index(&format!("${}", i + 1)).map_err(of_rusqlite)?;
-        let index = index.ok_or_else(|| StoreError::internal("a parameter is not used"))?;
-        statement.raw_bind_parameter(index, value).map_err(of_rusqlite)?;
+        statement.raw_bind_parameter(i + 1, value).map_err(of_rusqlite)?;
     }
     Ok(())
 }
@@ -61,13 +64,13 @@ impl Tx for SqliteTx<'_> {
     }
 
     async fn execute(&mut self, sql: &str, params: Vec<Value>) -> Result<u64, StoreError> {
-        let mut statement = self.connection.prepare_cached(sql).map_err(of_rusqlite)?;
+        let mut statement = self.connection.prepare_cached(&numbered(sql)).map_err(of_rusqlite)?;
         bind(&mut statement, &params)?;
         statement.raw_execute().map(|n| n as u64).map_err(of_rusqlite)
     }
 
     async fn query(&mut self, sql: &str, params: Vec<Value>) -> Result<Vec<Row>, StoreError> {
-        let mut statement = self.connection.prepare_cached(sql).map_err(of_rusqlite)?;
+        let mut statement = self.connection.prepare_cached(&numbered(sql)).map_err(of_rusqlite)?;
         let columns: Arc<[String]> = statement.column_names().into_iter().map(str::to_owned).collect();
         bind(&mut statement, &params)?;
         let mut rows = statement.raw_query();
@@ -75,7 +78,7 @@ impl Tx for SqliteTx<'_> {
         while let Some(row) = rows.next().map_err(of_rusqlite)? {
             let read = |i| row.get_ref(i).map_err(of_rusqlite).and_then(value_of);
             let values = (0..columns.len()).map(read).collect::<Result<_, _>>()?;
-            out.push(Row { columns: columns.clone(), values });
+            out.push(Row::new(columns.clone(), values));
         }
         Ok(out)
     }
