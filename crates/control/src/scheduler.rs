@@ -29,7 +29,8 @@ const LEADER_RENEW: Duration = Duration::from_millis(1500);
 /// Changed reasons written in one pass, beside those of agents that have none.
 const REASONS_CHANGED: usize = 200;
 /// A burst of changes is one pass: the first change after a pause is taken at
-/// once, those that follow it this closely wait.
+/// once, those that follow it this closely wait, or as long as the pass took,
+/// which leaves half of the time to whoever makes them.
 const COALESCE: Duration = Duration::from_millis(5);
 /// Idempotency keys hold for a day; events and tombstones are kept as long.
 const KEEP: Duration = Duration::from_secs(24 * 3600);
@@ -128,13 +129,14 @@ impl Scheduler {
                     tokio::time::sleep(RETRY).await;
                 }
             }
+            let next = began + COALESCE.max(2 * began.elapsed());
             if more {
-                tokio::task::yield_now().await;
+                tokio::time::sleep_until(next).await;
                 continue;
             }
             let nap = self.cfg.get().schedule_interval.min(tend_at.saturating_duration_since(Instant::now()));
             match tokio::time::timeout(nap, changes.changed()).await {
-                Ok(Ok(())) => tokio::time::sleep_until(began + COALESCE).await,
+                Ok(Ok(())) => tokio::time::sleep_until(next).await,
                 Ok(Err(_closed)) => tokio::time::sleep(RETRY).await,
                 Err(_nothing_new) => {}
             }
