@@ -28,6 +28,8 @@ pub(crate) struct AppState {
     /// Cancelled when the server begins to drain: new requests get 503,
     /// streams say goodbye.
     pub(crate) draining: CancellationToken,
+    /// Cancelled once the node of this process is open, if it has one.
+    pub(crate) opened: CancellationToken,
     /// Bytes of JSON bodies that may come in at once.
     pub(crate) bodies: Arc<Semaphore>,
     /// Work that outlives its request: execs, upgraded streams.
@@ -58,6 +60,7 @@ impl App {
             nodes: Nodes::new(dialer, store.clone(), control.channels.clone()),
             store,
             draining,
+            opened: control.opened.clone(),
             bodies: Arc::new(Semaphore::new(control.cfg.get().limits.json_bytes_in_all)),
             tasks: TaskTracker::new(),
         }))

@@ -55,6 +55,8 @@ pub struct Control {
     places: server::Places,
     sessions: NodeSessions,
     channels: dialer::ChannelCache,
+    /// Cancelled once what this process opens beside the API is open.
+    opened: CancellationToken,
 }
 
 /// Why the control plane does not start, or stopped.
@@ -89,7 +91,19 @@ impl Control {
         let channels = dialer::ChannelCache::default();
         let sessions = NodeSessions::new(&cfg, store.clone(), channels.clone());
         let places = server::Places::new(cfg.limits.max_connections);
-        Ok(Self { cfg: Live::new(cfg), store, clock, rng, pepper, tls: Live::new(tls), places, sessions, channels })
+        let opened = CancellationToken::new();
+        opened.cancel();
+        let (cfg, tls) = (Live::new(cfg), Live::new(tls));
+        Ok(Self { cfg, store, clock, rng, pepper, tls, places, sessions, channels, opened })
+    }
+
+    /// Serves what the store knows while this process still opens its node;
+    /// places nobody, declares no node lost and is not ready until `opened`
+    /// is cancelled.
+    #[must_use]
+    pub fn before_its_node(mut self, opened: CancellationToken) -> Self {
+        self.opened = opened;
+        self
     }
 
     /// For changing settings while it runs.
@@ -113,7 +127,12 @@ impl Control {
     ) -> Result<(), ControlError> {
         let app = app::App::new(&self, dialer, shutdown.child_token());
         let scheduler = scheduler::Scheduler::new(&self.cfg, self.store.clone(), self.clock.clone());
-        let scheduler = tokio::spawn(scheduler.run(shutdown.child_token()));
+        let (opened, stop) = (self.opened.clone(), shutdown.child_token());
+        let scheduler = tokio::spawn(async move {
+            if stop.run_until_cancelled(opened.cancelled()).await.is_some() {
+                scheduler.run(stop).await;
+            }
+        });
         let gauges = tokio::spawn(telemetry::keep_gauges(self.store.clone(), shutdown.child_token()));
         server::serve(listeners, self.tls.clone(), self.places.clone(), api::router(&app), &app, shutdown.clone())
             .await;

@@ -27,6 +27,7 @@ use aether_node::{ControlDialer, DataListener, Node, NodeParts};
 use aether_proto::pipe::{Connector, Incoming, pipe};
 use aether_store::{SealKey, Store};
 use async_trait::async_trait;
+use futures::TryFutureExt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -130,8 +131,25 @@ async fn serve(start: Start, args: &ServerArgs) -> Result<(), CliError> {
     let control = Control::start(parts::control(config)?, store.clone(), floors.clock.clone(), floors.rng.clone());
     let control = control.await.map_err(|e| CliError::failed(format!("the control plane cannot start: {e}")))?;
     admin_key(config, &store, &floors).await?;
-    let (network, node) = open_node(config, &floors).await?;
-    let drain = control.reloader();
+    let opened = CancellationToken::new();
+    let control = control.before_its_node(opened.clone());
+    let (drain, service) = (control.reloader(), control.node_control_service());
+    // What is in the store can be read while the node is opened.
+    let (to_node, from_control) = pipe();
+    let dialer = Arc::new(PipeDialer(to_node));
+    let api_stop = shutdown.child_token();
+    let run = control.run(listeners, dialer, api_stop.clone());
+    let mut api = tokio::spawn(run.map_err(|e| CliError::failed(format!("the API failed: {e}"))));
+    let (network, node) = match open_node(config, &floors).await {
+        Ok(made) => made,
+        Err(e) => {
+            api_stop.cancel();
+            let _ = bounded("the API", drain.drain_limit() + STOP_LIMIT, async { flat(api.await) }).await;
+            store.close().await;
+            return Err(e);
+        }
+    };
+    opened.cancel();
     let Start { sources, loaded, log } = start;
     tokio::spawn(logging::watch(log.lost()));
     let reloads = Reloads { sources, running: loaded, log, exe, control: drain.clone(), node: node.reloader() };
@@ -139,24 +157,13 @@ async fn serve(start: Start, args: &ServerArgs) -> Result<(), CliError> {
     // Nodes and control end after the API has drained, not with it.
     let node_stop = CancellationToken::new();
     let (to_control, from_node) = pipe();
-    let (to_node, from_control) = pipe();
     let mut tasks = JoinSet::new();
-    let service = control.node_control_service();
     tasks.spawn(serve_nodes(service, from_node, node_stop.clone()));
     tasks.spawn({
         let stop = node_stop.clone();
         async move {
             let run = node.run(ControlDialer::Pipe(to_control), DataListener::Pipe(from_control), stop);
             run.await.map_err(|e| CliError::failed(format!("the node failed: {e}")))
-        }
-    });
-    let dialer = Arc::new(PipeDialer(to_node));
-    let api_stop = shutdown.child_token();
-    let mut api = tokio::spawn({
-        let stop = api_stop.clone();
-        async move {
-            let run = control.run(listeners, dialer, stop).await;
-            run.map_err(|e| CliError::failed(format!("the API failed: {e}")))
         }
     });
     announce(config, &addresses);

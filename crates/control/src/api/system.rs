@@ -41,11 +41,12 @@ pub(crate) async fn readiness(State(app): State<App>) -> Response {
     let mut checks = BTreeMap::new();
     checks.insert("store".to_owned(), check_store(&app).await);
     checks.insert("nodes".to_owned(), check_nodes(&app).await);
-    let serving = ReadinessCheck {
-        ok: !app.draining.is_cancelled(),
-        latency_ms: 0.0,
-        error: app.draining.is_cancelled().then(|| "shutting down".to_owned()),
+    let not_serving = match (app.draining.is_cancelled(), app.opened.is_cancelled()) {
+        (true, _) => Some("shutting down"),
+        (false, false) => Some("the node of this server is being opened"),
+        (false, true) => None,
     };
+    let serving = ReadinessCheck { ok: not_serving.is_none(), latency_ms: 0.0, error: not_serving.map(str::to_owned) };
     checks.insert("serving".to_owned(), serving);
     // A control plane without nodes still accepts and keeps work.
     let ok = checks.iter().all(|(name, check)| check.ok || name == "nodes");

@@ -115,9 +115,14 @@ impl Drop for Server {
 impl Server {
     /// Another API server on the same store: its URL.
     pub(crate) async fn second(&self) -> String {
+        self.second_as(|control| control).await
+    }
+
+    pub(crate) async fn second_as(&self, change: impl FnOnce(Control) -> Control) -> String {
         let cfg = ControlConfig::new("second-server", &self.pepper);
         let clock = Arc::new(SystemClock::default());
         let control = Control::start(cfg, self.store.clone(), clock, Arc::new(OsRng)).await.expect("starts");
+        let control = change(control);
         let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let url = format!("http://{}", tcp.local_addr().expect("address"));
         let listeners = ApiListeners { tcp: vec![tcp], unix: Vec::new() };

@@ -30,6 +30,23 @@ async fn every_error_is_a_problem_document() {
     assert_eq!((status.as_u16(), ready["checks"]["store"]["ok"].as_bool()), (200, Some(true)));
 }
 
+#[tokio::test]
+async fn lists_are_answered_while_the_node_is_opened() {
+    let server = start().await;
+    let id = server.agent("known").await;
+    let opened = tokio_util::sync::CancellationToken::new();
+    let url = server.second_as(|control| control.before_its_node(opened.clone())).await;
+    let get = |path: &str| server.client.get(format!("{url}{path}")).bearer_auth(&server.admin);
+    let (status, list) = ok(get("/v1/agents")).await;
+    assert_eq!((status.as_u16(), list["data"][0]["id"].as_str()), (200, Some(&*id)), "{list}");
+    let (status, ready) = ok(get("/readiness")).await;
+    let serving = &ready["checks"]["serving"];
+    assert_eq!((status.as_u16(), serving["error"].as_str()), (503, Some("the node of this server is being opened")));
+    opened.cancel();
+    let (status, ready) = ok(get("/readiness")).await;
+    assert_eq!((status.as_u16(), &ready["checks"]["serving"]["ok"]), (200, &json!(true)), "{ready}");
+}
+
 async fn closed_within(mut stream: TcpStream, limit: Duration) -> bool {
     let mut buf = [0; 1024];
     let ended = async { while stream.read(&mut buf).await.is_ok_and(|n| n > 0) {} };
