@@ -95,8 +95,9 @@ pub fn keep(db: &Connection, bytes: u64) -> rusqlite::Result<bool> {
         let _ = db.execute_batch("ROLLBACK");
     }
     made?;
-    // Into the file, as far as readers let it.
+    // Into the file, as far as readers let it; and out of the cache, whose pages nobody will ask for.
     db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+    db.execute_batch("PRAGMA shrink_memory")?;
     Ok(true)
 }
 

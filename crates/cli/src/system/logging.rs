@@ -3,15 +3,18 @@
 //! [`LINES_KEPT`] lines are lost, counted, and said to be.
 
 use crate::config::{Config, LogFormat};
-use std::io::{BufWriter, IsTerminal};
+use std::io::{BufWriter, IsTerminal, Write};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::Subscriber;
 
-/// Lines that wait to be written; some 8 MiB.
-const LINES_KEPT: usize = 16_384;
+/// Lines that wait to be written; some 2 MiB.
+const LINES_KEPT: usize = 4_096;
 /// Written at once where more than one waits.
 const BUFFER: usize = 64 * 1024;
+/// How long the thread rests when nothing waits any more: a request that logs
+/// meanwhile has nobody to wake, which would cost it more than its line.
+const REST: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// How often lost lines are looked for.
 const WATCHED: std::time::Duration = std::time::Duration::from_secs(10);
@@ -38,6 +41,21 @@ impl LogFilter {
     }
 }
 
+/// What its thread flushes whenever nothing waits, and not sooner.
+struct Resting<W>(W);
+
+impl<W: Write> Write for Resting<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()?;
+        std::thread::sleep(REST);
+        Ok(())
+    }
+}
+
 /// Ours at the level asked for, chatty libraries at `warn`.
 pub(super) fn filter(config: &Config) -> String {
     let mut filter = config.observability.log_level.as_str().to_owned();
@@ -60,7 +78,7 @@ pub(super) fn start(config: &Config) -> (LogFilter, WorkerGuard) {
     let terminal = std::io::stderr().is_terminal();
     let json = is_json(config, terminal);
     let builder = NonBlockingBuilder::default().buffered_lines_limit(LINES_KEPT).lossy(true).thread_name("log");
-    let (writer, guard) = builder.finish(BufWriter::with_capacity(BUFFER, std::io::stderr()));
+    let (writer, guard) = builder.finish(Resting(BufWriter::with_capacity(BUFFER, std::io::stderr())));
     let lost = writer.error_counter();
     let builder = Subscriber::builder()
         .with_env_filter(EnvFilter::new(filter(config)))
