@@ -1,8 +1,9 @@
-//! Around every request: its id, the drain, panics, security headers, the
-//! access log and the metrics. Bodies, query strings and headers are never
+//! Around every request: its id, the drain, its form, panics, security headers,
+//! the access log and the metrics. Bodies, query strings and headers are never
 //! logged: they hold users' data and keys.
 
 use super::guard::Caller;
+use super::lawful;
 use crate::app::App;
 use crate::auth::Peer;
 use crate::problem::{self, ApiError};
@@ -34,6 +35,8 @@ pub(super) async fn envelope(State(app): State<App>, request: Request, next: Nex
         ApiError::unavailable("The server is shutting down.", RESTART_S).into_response()
     } else if request.extensions().get::<Crowded>().is_some() {
         ApiError::unavailable("Too many requests are at work, from this address or in all.", CROWDED_S).into_response()
+    } else if let Some(refusal) = lawful::refusal(&request) {
+        refusal
     } else {
         caught(next.run(request)).await
     };

@@ -6,19 +6,19 @@
 use crate::problem::ApiError;
 use aether_core::Code;
 use axum::extract::Request;
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::header::{CONNECTION, CONTENT_ENCODING, HOST, TRANSFER_ENCODING};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Version};
 
-pub(super) async fn lawful(request: Request, next: Next) -> Response {
-    let Err(error) = check(&request) else { return next.run(request).await };
+/// The refusal of a request that is not as it must be.
+pub(super) fn refusal(request: &Request) -> Option<Response> {
+    let error = check(request).err()?;
     let mut response = error.into_response();
     if request.version() <= Version::HTTP_11 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    response
+    Some(response)
 }
 
 fn check(request: &Request) -> Result<(), ApiError> {

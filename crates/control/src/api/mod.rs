@@ -61,7 +61,6 @@ pub(crate) fn router(app: &App) -> Router {
         .method_not_allowed_fallback(crate::problem::method_not_allowed)
         .with_state(app.clone());
     let router = if app.cfg().cors.is_some() { router.layer(cors_layer(app.live_cfg().clone())) } else { router };
-    let router = router.layer(axum::middleware::from_fn(lawful::lawful));
     router.layer(axum::middleware::from_fn_with_state(app.clone(), envelope::envelope))
 }
 
