@@ -215,6 +215,9 @@ impl Server {
             }
             None => Command::new(aether_bin()),
         };
+        // Said when the node is open too; lists are answered before.
+        let ready = |log: &str| log.matches("listening on unix://").count();
+        let before = ready(&self.log());
         let child = command
             .args(["--config", &self.path("config.yaml").to_string_lossy(), "server"])
             .envs(self.settings.env.iter().cloned())
@@ -225,8 +228,9 @@ impl Server {
             .expect("the server starts");
         self.child = Some(child);
         let cli = self.cli();
-        let up = wait_for("the server to answer", LONG, || match self.ended() {
+        let up = wait_for("the server to be ready", LONG, || match self.ended() {
             Some(status) => Some(Err(status)),
+            None if ready(&self.log()) == before => None,
             None => (cli.run(&["agent", "list", "--quiet"]).code == Some(0)).then_some(Ok(())),
         });
         if up.is_err() {
