@@ -92,13 +92,13 @@ orphans: test-deps guest ## 1,000 orphans of ten kinds planted among living sand
 	  cargo test -p aether-node --test it -- --nocapture runtime::orphans
 
 .PHONY: failpoints
-failpoints: test-deps guest ## every failpoint with every fault (about 25 minutes); results/failpoints.jsonl
-	AETHER_ALL_FAILPOINTS=1 AETHER_RESULTS=$(abspath results) \
+failpoints: test-deps guest ## every failpoint with every fault (about 20 minutes); results/failpoints.jsonl
+	AETHER_ALL_FAILPOINTS=1 AETHER_LANES=2 AETHER_RESULTS=$(abspath results) \
 	  cargo test -p aether-node --test it -- --nocapture runtime::failpoints
 
 .PHONY: sagas
 sagas: test-deps guest ## every step and every undo twice, a failure at every step (about 20 minutes); results/sagas.jsonl
-	AETHER_ALL_SAGAS=1 AETHER_RESULTS=$(abspath results) \
+	AETHER_ALL_SAGAS=1 AETHER_LANES=2 AETHER_RESULTS=$(abspath results) \
 	  cargo test -p aether-node --test it -- --nocapture runtime::sagas
 
 .PHONY: hostile-images

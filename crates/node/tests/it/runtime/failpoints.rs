@@ -4,17 +4,20 @@
 //!
 //! `AETHER_ALL_FAILPOINTS=1` takes all combinations; otherwise some, by a seed
 //! that is printed and that `AETHER_SEED` repeats. `AETHER_FAILPOINTS_OF` narrows
-//! them to the points that begin so.
+//! them to the points that begin so; `AETHER_LANES` nodes go through them side
+//! by side.
 
 use super::exec::{start_message, try_run};
-use super::server::STUCK;
+use super::server::bound;
 use super::world::{World, listen_in, try_import};
 use super::{sh, spec};
 use aether_core::source::{OsRng, SystemClock};
 use aether_core::{AgentSpec, Clock, Rng};
-use aether_counted::Counted;
+use aether_counted::{Counted, trials};
 use aether_node::failpoint::POINTS;
 use aether_proto::node::AgentReport;
+use futures::future::join_all;
+use parking_lot::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -103,17 +106,25 @@ fn seed() -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_fault_at_any_step_loses_doubles_or_leaves_anything() {
     let seed = seed();
-    let mut counted = Counted::new("failpoints", 8, "failpoints", seed);
     let cases = cases(seed);
     println!("seed {seed}: {} of {} combinations", cases.len(), POINTS.len() * FAULTS.len());
-    let mut world = World::new("failpoints").await;
-    let registry = super::registry::serve(listen_in(&world.netns));
-    world.end().await;
-    for case in &cases {
-        println!("{} {}", case.point, case.fault);
-        (counted.n, counted.faults) = (counted.n + 1, counted.faults + 1);
-        pass(&mut world, case, &registry).await;
-    }
+    let counted = Mutex::new(Counted::new("failpoints", 8, "failpoints", seed));
+    let next = Mutex::new(cases.iter());
+    let lanes = (0..trials("AETHER_LANES", 1)).map(async |lane| {
+        let mut world = World::new(&format!("failpoints{lane}")).await;
+        let registry = super::registry::serve(listen_in(&world.netns));
+        world.end().await;
+        loop {
+            let Some(case) = next.lock().next() else { return };
+            println!("{} {}", case.point, case.fault);
+            {
+                let mut counted = counted.lock();
+                (counted.n, counted.faults) = (counted.n + 1, counted.faults + 1);
+            }
+            pass(&mut world, case, &registry).await;
+        }
+    });
+    join_all(lanes).await;
 }
 
 /// To an image for the case's agent.
@@ -210,7 +221,7 @@ impl Trip<'_> {
     /// Waits for one of these, and lets the node die once on the way.
     async fn until(&mut self, wanted: &[&str]) -> AgentReport {
         let began = Instant::now();
-        while began.elapsed() < STUCK {
+        while began.elapsed() < bound(wanted) {
             self.revive();
             let last = self.world.server.reports_of(&self.agent).pop();
             let is =
@@ -227,7 +238,7 @@ impl Trip<'_> {
     async fn exec(&mut self) {
         let start = start_message(&self.agent, &["/bin/sh", "-c", "echo x >> /ran; cat /ran"]);
         let began = Instant::now();
-        while began.elapsed() < STUCK {
+        while began.elapsed() < bound(&[]) {
             self.revive();
             let mut data = self.world.data().await;
             if let Some(ran) = try_run(&mut data, &start).await {

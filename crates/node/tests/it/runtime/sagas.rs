@@ -2,22 +2,24 @@
 //! step failing, before and after its work, with every undo done twice. The
 //! agent becomes what it would have become, or is refused in words and starts
 //! the next time. There is never a second VMM, main process, exec or line of
-//! its log; nothing takes a minute; nothing is left.
+//! its log; nothing but a boot takes a minute; nothing is left.
 //!
 //! `AETHER_ALL_SAGAS=1` takes all cases; otherwise one that has every step
 //! twice, and some of the others, by a seed that is printed and that
 //! `AETHER_SEED` repeats. `AETHER_SAGAS_OF` narrows them to the steps that
-//! begin so.
+//! begin so; `AETHER_LANES` nodes go through them side by side.
 
 use super::exec::{start_message, try_run};
-use super::server::STUCK;
+use super::server::bound;
 use super::sh;
 use super::world::{World, listen_in, try_import};
 use aether_core::{AgentSpec, Clock};
-use aether_counted::{Counted, Dice, seed};
+use aether_counted::{Counted, Dice, seed, trials};
 use aether_node::failpoint::STEPS;
 use aether_proto::node as wire;
 use aether_proto::node::AgentReport;
+use futures::future::join_all;
+use parking_lot::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -135,31 +137,42 @@ fn cases(seed: u64) -> Vec<Case> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_or_an_undo_done_twice_is_as_good_as_once() {
     let seed = seed();
-    let mut counted = Counted::new("sagas", 9, "steps twice, undos twice, a failure at every step", seed);
     let cases = cases(seed);
-    let mut world = World::new("sagas").await;
-    let registry = super::registry::serve(listen_in(&world.netns));
-    let idle_mb = loop {
+    let name = "steps twice, undos twice, a failure at every step";
+    let counted = Mutex::new(Counted::new("sagas", 9, name, seed));
+    let next = Mutex::new(cases.iter().enumerate());
+    let lanes = (0..trials("AETHER_LANES", 1)).map(async |lane| {
+        let mut world = World::new(&format!("sagas{lane}")).await;
+        let registry = super::registry::serve(listen_in(&world.netns));
+        let idle_mb = idle(&world).await;
+        world.end().await;
+        let mut longest = Duration::ZERO;
+        loop {
+            let Some((number, case)) = next.lock().next() else { return longest };
+            println!("{number} of {}: {case:?}", cases.len());
+            counted.lock().n += 1;
+            let image = format!("{registry}/t/{}:1", if case.kind() == "image" { number } else { 0 });
+            let logged = world.log().len();
+            longest = longest.max(live(&mut world, case, &image, idle_mb).await);
+            world.assert_nothing_left().await;
+            let log = world.log().split_off(logged);
+            case.assert_reached(&log);
+            assert!(!log.contains("panicked"), "{case:?}");
+            let faults = log.matches("failpoint name=").count() + log.matches("twice name=").count();
+            counted.lock().faults += faults as u64;
+        }
+    });
+    println!("the longest wait was {:?}", join_all(lanes).await.into_iter().max());
+}
+
+/// The memory that is free while nothing runs.
+async fn idle(world: &World) -> u64 {
+    loop {
         match world.server.beats().pop() {
-            Some(beat) => break beat.memory_free_mb,
+            Some(beat) => return beat.memory_free_mb,
             None => tokio::time::sleep(Duration::from_millis(50)).await,
         }
-    };
-    world.end().await;
-    let mut longest = Duration::ZERO;
-    for (number, case) in cases.iter().enumerate() {
-        println!("{number} of {}: {case:?}", cases.len());
-        counted.n += 1;
-        let logged = world.log().len();
-        let image = format!("{registry}/t/{}:1", if number == 0 || case.kind() == "image" { number } else { 0 });
-        longest = longest.max(live(&mut world, case, &image, idle_mb).await);
-        world.assert_nothing_left().await;
-        let log = world.log().split_off(logged);
-        case.assert_reached(&log);
-        assert!(!log.contains("panicked"), "{case:?}");
-        counted.faults += (log.matches("failpoint name=").count() + log.matches("twice name=").count()) as u64;
     }
-    println!("the longest wait was {longest:?}");
 }
 
 /// From create to gone; answers the longest wait.
@@ -230,7 +243,7 @@ impl Life<'_> {
 
     async fn until(&mut self, wanted: &[&str]) -> AgentReport {
         let (case, began) = (self.case, Instant::now());
-        while began.elapsed() < STUCK {
+        while began.elapsed() < bound(wanted) {
             assert!(!self.world.is_dead(), "{case:?}: the node died");
             assert!(self.vmms() <= 1, "{case:?}: two VMMs");
             let last = self.world.server.reports_of(&self.agent).pop();
@@ -289,7 +302,7 @@ impl Life<'_> {
         let ran = loop {
             match try_run(&mut self.world.data().await, &start).await {
                 Some(ran) => break ran,
-                None => assert!(began.elapsed() < STUCK, "{case:?}: no exec"),
+                None => assert!(began.elapsed() < bound(&[]), "{case:?}: no exec"),
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         };
@@ -345,7 +358,7 @@ impl Life<'_> {
             if (beat.sandboxes, beat.boots_running, beat.boots_queued, beat.memory_free_mb) == (0, 0, 0, idle_mb) {
                 return;
             }
-            assert!(began.elapsed() < STUCK, "{:?}: something stays counted: {beat:?}", self.case);
+            assert!(began.elapsed() < bound(&[]), "{:?}: something stays counted: {beat:?}", self.case);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

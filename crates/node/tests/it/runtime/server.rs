@@ -21,8 +21,14 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// An emulated guest on a busy machine.
 pub(super) const LONG: Duration = Duration::from_secs(150);
-/// What takes longer than this, whatever went wrong, is stuck.
-pub(super) const STUCK: Duration = Duration::from_secs(60);
+/// What takes longer than this, whatever went wrong, is stuck; but for a boot,
+/// whose time is the emulator's.
+const STUCK: Duration = Duration::from_secs(60);
+
+/// How long to wait for one of these.
+pub(super) fn bound(wanted: &[&str]) -> Duration {
+    if wanted.contains(&"running") { LONG } else { STUCK }
+}
 
 #[derive(Clone, Default)]
 pub(super) struct Server {
