@@ -9,11 +9,16 @@ use aether_proto::node::server_message::Message as ToNode;
 use aether_store::{Assignment, EventCursor, Store, StoreError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use tokio::time::Instant;
 use tonic::Status;
 
 /// After a store that failed; else the store says how often to look.
 const RETRY: Duration = Duration::from_secs(1);
 const EVENTS: u32 = 1000;
+/// From one look to the next, or twice as long as the look took: most changes
+/// are of agents that are not on the node, and cost it a read each. A change
+/// after a pause is looked at at once.
+const COALESCE: Duration = Duration::from_millis(2);
 
 /// What decides whether the node must hear of an agent again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +61,7 @@ pub(super) async fn run(store: &Store, node: &NodeId, outbox: &Outbox) -> Result
     let mut pusher = Pusher { store, node, outbox, told: BTreeMap::new(), cursor, revision: 0 };
     pusher.full().await?;
     loop {
+        let began = Instant::now();
         changes.mark_unchanged();
         let mut look = store.poll_interval();
         match pusher.delta().await {
@@ -67,8 +73,11 @@ pub(super) async fn run(store: &Store, node: &NodeId, outbox: &Outbox) -> Result
             }
             Err(Failure::Store(error)) => return Err(to_status(error)),
         }
-        if let Ok(Err(_closed)) = tokio::time::timeout(look, changes.changed()).await {
-            return Err(Status::unavailable("the store was closed"));
+        let next = began + COALESCE.max(2 * began.elapsed());
+        match tokio::time::timeout(look, changes.changed()).await {
+            Ok(Ok(())) => tokio::time::sleep_until(next).await,
+            Ok(Err(_closed)) => return Err(Status::unavailable("the store was closed")),
+            Err(_nothing_new) => {}
         }
     }
 }
