@@ -10,7 +10,6 @@ use aether_core::source::OsRng;
 use aether_node::channel::{GuestClient, OutputKind, wire};
 use aether_node::engine::qemu::{QemuConfig, QemuEngine};
 use aether_node::engine::{ChannelToken, DiskFormat, Engine};
-use aether_node::journal::Journal;
 use aether_node::kernel::GuestBinary;
 use anyhow::{Context, bail, ensure};
 use futures::StreamExt;
@@ -18,7 +17,6 @@ use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;
@@ -172,50 +170,30 @@ impl BareVm {
         Ok(())
     }
 
+    /// The spawn that an exec is, over the channel and nothing else.
     pub(crate) async fn exec(&self, id: &str, argv: &[&str]) -> anyhow::Result<Vec<u8>> {
-        spawn(&self.client, id, argv).await
-    }
-}
-
-/// The spawn that an exec is, over the channel and nothing else.
-pub(crate) async fn spawn(client: &GuestClient, id: &str, argv: &[&str]) -> anyhow::Result<Vec<u8>> {
-    let request = wire::StartRequest {
-        exec_id: id.to_owned(),
-        argv: argv.iter().map(|a| (*a).to_owned()).collect(),
-        timeout_ms: 30_000,
-        ..Default::default()
-    };
-    let started = client.exec_start(request).await?;
-    let mut events = std::pin::pin!(client.exec_output(&started.exec_id, 0));
-    let mut out = Vec::new();
-    while let Some(event) = events.next().await {
-        match event?.event {
-            Some(OutputKind::Output(output)) => out.extend_from_slice(&output.data),
-            Some(OutputKind::Exited(state)) => {
-                let code = state.exit.as_option().and_then(|e| e.exit_code);
-                ensure!(code == Some(0), "{argv:?} exited with {code:?}");
-                return Ok(out);
+        let request = wire::StartRequest {
+            exec_id: id.to_owned(),
+            argv: argv.iter().map(|a| (*a).to_owned()).collect(),
+            timeout_ms: 30_000,
+            ..Default::default()
+        };
+        let started = self.client.exec_start(request).await?;
+        let mut events = std::pin::pin!(self.client.exec_output(&started.exec_id, 0));
+        let mut out = Vec::new();
+        while let Some(event) = events.next().await {
+            match event?.event {
+                Some(OutputKind::Output(output)) => out.extend_from_slice(&output.data),
+                Some(OutputKind::Exited(state)) => {
+                    let code = state.exit.as_option().and_then(|e| e.exit_code);
+                    ensure!(code == Some(0), "{argv:?} exited with {code:?}");
+                    return Ok(out);
+                }
+                _ => {}
             }
-            _ => {}
         }
+        bail!("the output ended without an exit")
     }
-    bail!("the output ended without an exit")
-}
-
-/// The channel to the guest of a server's one sandbox, which no server holds
-/// at the time: with the token that the node wrote down.
-pub(crate) async fn channel_of(server: &Server) -> anyhow::Result<GuestClient> {
-    let node = server.dir.path().join("state/node");
-    let journal = Journal::open(node.join("journal.db"), node.join("node.key"), Arc::new(OsRng)).await?;
-    let rows = journal.load().await?.sandboxes;
-    let row = rows.values().next().context("a sandbox")?;
-    ensure!(rows.len() == 1, "one sandbox should be there, not {}", rows.len());
-    let vmm = row.vmm.as_ref().context("its VMM")?;
-    let token = row.secrets.token.clone().context("its token")?;
-    let slot = server.dir.path().join(format!("run/sandboxes/slots/{}", vmm.slot));
-    let client = GuestClient::open(slot.join("control"), slot.join("data"), token);
-    client.wait_ready(LIMIT).await?;
-    Ok(client)
 }
 
 fn image_config(config: &Value) -> wire::ImageConfig {

@@ -39,6 +39,13 @@ impl Server {
         Self::start_with(Command::new(&setup.aether), setup, number, insecure_registry).await
     }
 
+    /// With the node's words on each exec.
+    pub(crate) async fn start_telling(setup: &Setup, number: u32) -> anyhow::Result<Self> {
+        let mut command = Command::new(&setup.aether);
+        command.env("AETHER_OBSERVABILITY_LOG_LEVEL", "debug");
+        Self::start_with(command, setup, number, None).await
+    }
+
     /// On one core alone.
     pub(crate) async fn start_on(setup: &Setup, number: u32, core: &str) -> anyhow::Result<Self> {
         let mut command = Command::new("taskset");
@@ -75,7 +82,7 @@ impl Server {
         Ok(server)
     }
 
-    pub(crate) async fn wait_ready(&mut self) -> anyhow::Result<()> {
+    async fn wait_ready(&mut self) -> anyhow::Result<()> {
         for _ in 0..LONG.as_millis() / 100 {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the server ended with {status}: {}", self.log());
@@ -155,12 +162,12 @@ impl Server {
         self.call(self.http.get(format!("{}/v1/images/{name}", self.url))).await
     }
 
-    /// Runs a command to its end; it must exit with 0.
-    pub(crate) async fn exec(&self, id: &str, argv: &[&str]) -> anyhow::Result<String> {
+    /// Runs a command to its end, which must be with 0; its id.
+    pub(crate) async fn exec_id(&self, id: &str, argv: &[&str]) -> anyhow::Result<String> {
         let body = json!({ "command": argv });
         let done = self.call(self.http.post(format!("{}/v1/agents/{id}/exec", self.url)).json(&body)).await?;
         ensure!(done["exit_code"] == 0, "{done}");
-        Ok(done["stdout"].as_str().unwrap_or_default().to_owned())
+        done["exec_id"].as_str().map(str::to_owned).context("an exec's id")
     }
 
     /// Pids of the VMMs of this server's slots.

@@ -12,6 +12,7 @@ use aether_proto::node::exec_response::Message as Say;
 use futures::StreamExt;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status as Refusal, Streaming};
 
@@ -32,6 +33,8 @@ struct Follow {
     exec_id: String,
     offset: u64,
     sender: Sender,
+    /// When the guest was asked for it, if that was by this stream.
+    asked: Option<Instant>,
 }
 
 enum Ended {
@@ -53,12 +56,13 @@ impl DataService {
             .await
             .map_err(|_| Refusal::deadline_exceeded("no first message came"))??;
         let (sender, receiver) = mpsc::channel(ANSWERS);
-        let (up, state, offset) = match first.and_then(|m| m.message) {
+        let (up, state, offset, asked) = match first.and_then(|m| m.message) {
             Some(Ask::Start(start)) => {
                 let up = self.up(&start.agent_id)?;
                 let request = start_request(start)?;
+                let asked = Instant::now();
                 let started = step!("exec.start", up.client.exec_start(request.clone())).await;
-                (up, started.map_err(error::channel)?, 0)
+                (up, started.map_err(error::channel)?, 0, Some(asked))
             }
             Some(Ask::Attach(attach)) => {
                 check::exec_id(&attach.exec_id)?;
@@ -71,7 +75,7 @@ impl DataService {
                 let up = self.up(&attach.agent_id)?;
                 let mut state = up.client.exec_get(&attach.exec_id).await.map_err(error::channel)?;
                 state.existed = true;
-                (up, state, attach.offset)
+                (up, state, attach.offset, None)
             }
             _ => return Err(Refusal::invalid_argument("the first message must be start or attach")),
         };
@@ -81,7 +85,7 @@ impl DataService {
         let _ = sender.send(Ok(answer(Say::Started(started)))).await;
         let input = tokio::spawn(pump_input(requests, client.clone(), state.exec_id.clone(), sender.clone()));
         let input = tokio_util::task::AbortOnDropHandle::new(input);
-        let follow = Follow { client, status, exec_id: state.exec_id, offset, sender };
+        let follow = Follow { client, status, exec_id: state.exec_id, offset, sender, asked };
         let shutdown = self.host.shutdown.clone();
         tokio::spawn(async move {
             follow.run_to_end(shutdown).await;
@@ -184,6 +188,11 @@ impl Follow {
             }
             OutputKind::Exited(state) => {
                 let duration_ms = state.duration_ms;
+                if let Some(asked) = self.asked {
+                    // What an exec takes without the way to the node and back.
+                    let channel_us = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
+                    tracing::debug!(exec = %self.exec_id, channel_us, "exec ended");
+                }
                 let exit = state.exit.into_option().unwrap_or_default();
                 let exited = wire::ExecExited {
                     exit_code: exit.exit_code,
