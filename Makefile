@@ -118,11 +118,11 @@ http-abuse: test-deps ## 10,000 hostile requests and 5,000 connections, an hones
 	  cargo test --release -p aether-control --test it -- --nocapture abuse
 
 .PHONY: faults
-faults: e2e-deps ## 500 windows of failing writes under the store (5 minutes), 500 under the whole server (about 35 minutes), a full disk; results/faults.jsonl
+faults: e2e-deps ## 500 windows of failing writes under the store (5 minutes), 500 under the whole server (about 35 minutes), a full disk, a clock that leaps, memory that runs out; results/faults.jsonl
 	AETHER_FAULTS_N=500 AETHER_RESULTS=$(abspath results) \
 	  cargo test -p aether-store --test it -- --nocapture faults::
 	AETHER_BIN=$(abspath $(TARGET))/debug/aether AETHER_DEMO=$(DEMO) AETHER_RESULTS=$(abspath results) AETHER_FAULTS_N=500 \
-	  cargo test -p aether-e2e -- --nocapture machine:: full_disk::
+	  cargo test -p aether-e2e -- --nocapture machine:: full_disk:: clock:: memory::
 
 .PHONY: fuzz
 fuzz: test-deps guest ## fuzz targets under libFuzzer, a minute each (AETHER_FUZZ_SECONDS, FUZZ="dns layers": those alone); results/fuzz.jsonl

@@ -8,6 +8,7 @@
 //! Policy is `aether-placement`'s; the epoch in each write makes a stale
 //! leader harmless. Changes in the store wake it, the interval is a fallback.
 
+mod pace;
 mod queue;
 
 use crate::config::ControlConfig;
@@ -16,6 +17,7 @@ use aether_core::api::NodeAmounts;
 use aether_core::{Clock, Live, Timestamp};
 use aether_placement::{Decision, Node, Policy, Request};
 use aether_store::{AgentRow, Epoch, NodeRow, NodeStatus, PlaceRequest, Store, StoreError};
+use pace::Pace;
 use queue::Queue;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,8 +38,6 @@ const COALESCE: Duration = Duration::from_millis(5);
 const KEEP: Duration = Duration::from_secs(24 * 3600);
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 const RETRY: Duration = Duration::from_millis(500);
-/// A wall clock that is put right moves slower than that, or leaps.
-const LEAP: Duration = Duration::from_secs(1);
 
 pub(crate) struct Scheduler {
     store: Store,
@@ -107,7 +107,7 @@ impl Scheduler {
             }
             if Instant::now() >= tend_at {
                 tend_at = Instant::now() + LEADER_RENEW;
-                result = self.tend(epoch, Instant::now() >= expire_from).await;
+                result = self.tend(epoch, (Instant::now() >= expire_from).then_some(pace.wall())).await;
             }
             if result.is_ok() {
                 result = self.pass(epoch, &mut queue).await.map(|left| more = left);
@@ -145,9 +145,13 @@ impl Scheduler {
 
     /// What a leader does at its renewals, whatever changes. At once, so that
     /// the embedded store makes one commit of it.
-    async fn tend(&self, epoch: &Epoch, may_expire: bool) -> Result<(), StoreError> {
-        let expire =
-            async { if may_expire { self.store.expire_nodes(epoch, self.lease).await } else { Ok(Vec::new()) } };
+    async fn tend(&self, epoch: &Epoch, may_expire: Option<Timestamp>) -> Result<(), StoreError> {
+        let expire = async {
+            match may_expire {
+                Some(seen) => self.store.expire_nodes(epoch, self.lease, seen).await,
+                None => Ok(Vec::new()),
+            }
+        };
         let (renewed, recovered, lost) =
             tokio::join!(self.store.renew_leadership(epoch), self.store.recover_agents(epoch), expire);
         renewed?;
@@ -253,27 +257,6 @@ impl Scheduler {
 enum Written {
     All,
     NotAll,
-}
-
-/// Both clocks as they were last read.
-struct Pace {
-    wall: Timestamp,
-    monotonic: Duration,
-}
-
-impl Pace {
-    fn of(clock: &dyn Clock) -> Self {
-        Self { wall: clock.now(), monotonic: clock.monotonic() }
-    }
-
-    /// Whether the wall clock went by more, or less, than time did.
-    fn leapt(&mut self, clock: &dyn Clock) -> bool {
-        let now = Self::of(clock);
-        let expected = self.wall.plus(now.monotonic.saturating_sub(self.monotonic));
-        let by = now.wall.since(expected).max(expected.since(now.wall));
-        *self = now;
-        by > LEAP
-    }
 }
 
 fn node_facts(row: NodeRow, now: Timestamp, lease: Duration) -> Node {

@@ -14,6 +14,10 @@ const ROOT: &str = "/sys/fs/cgroup";
 /// one mount on most hosts, two on some.
 const V1_CONTROLLERS: [&str; 4] = ["cpu", "cpuacct", "memory", "pids"];
 const V2_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+/// What v1 says where there is no limit is a little less than all of 63 bits.
+const UNLIMITED: u64 = 1 << 62;
+/// The most that a group asks for at once: a huge page, or a few dozen small ones.
+const ONE_CHARGE: u64 = 2 << 20;
 const CPU_PERIOD_US: u64 = 100_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,12 +244,57 @@ pub fn usage(name: &str) -> Usage {
     usage
 }
 
-/// Whether the kernel killed a task of the group for want of memory.
-pub fn oom_killed(name: &str) -> bool {
-    folders(name).iter().any(|dir| {
-        let counted = read_key(&dir.join("memory.events"), "oom_kill")
-            .or_else(|| read_key(&dir.join("memory.oom_control"), "oom_kill"));
-        counted.is_some_and(|n| n > 0)
+/// For want of whose memory the kernel killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutOfMemory {
+    /// The group met its own limit.
+    Group,
+    /// It did not: there was none left on the host, or in a group above.
+    Host,
+}
+
+/// Whether the kernel killed a task of the group for want of memory. On v1 a
+/// group whose page cache ever met the limit counts as [`OutOfMemory::Group`].
+pub fn out_of_memory(name: &str) -> Option<OutOfMemory> {
+    folders(name).iter().find_map(|dir| {
+        let events = dir.join("memory.events");
+        let killed = read_key(&events, "oom_kill").or_else(|| read_key(&dir.join("memory.oom_control"), "oom_kill"))?;
+        let met = match read_key(&events, "oom") {
+            Some(times) => times > 0,
+            // v1's counts of failures stay 0 on some kernels.
+            None => {
+                let limit = read_number(&dir.join("memory.limit_in_bytes"))?;
+                read_number(&dir.join("memory.max_usage_in_bytes"))?.saturating_add(ONE_CHARGE) >= limit
+            }
+        };
+        let whose = if met { OutOfMemory::Group } else { OutOfMemory::Host };
+        (killed > 0).then_some(whose)
+    })
+}
+
+/// What a group may use in all, and what of it can still be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryBound {
+    pub limit_bytes: u64,
+    pub left_bytes: u64,
+}
+
+/// None where the group has no limit, or is not there. The empty name is the
+/// root: of the host, or of the container that this is.
+pub fn memory_bound(name: &str) -> Option<MemoryBound> {
+    folders(name).iter().find_map(|dir| {
+        let limit_bytes =
+            read_number(&dir.join("memory.max")).or_else(|| read_number(&dir.join("memory.limit_in_bytes")))?;
+        if limit_bytes >= UNLIMITED {
+            return None;
+        }
+        let used =
+            read_number(&dir.join("memory.current")).or_else(|| read_number(&dir.join("memory.usage_in_bytes")))?;
+        let stat = std::fs::read_to_string(dir.join("memory.stat")).ok()?;
+        // v1 has two of each: without and with the groups below.
+        let pages = |key: &str| find_key(&stat, &format!("total_{key}")).or_else(|| find_key(&stat, key));
+        let cache = pages("inactive_file").unwrap_or(0) + pages("active_file").unwrap_or(0);
+        Some(MemoryBound { limit_bytes, left_bytes: limit_bytes.saturating_sub(used.saturating_sub(cache)) })
     })
 }
 
@@ -292,6 +341,7 @@ mod tests {
     fn removing_what_is_not_there_is_fine() {
         remove("aether-test-never-made/slot-1").expect("no such group");
         assert_eq!(usage("aether-test-never-made/slot-1"), Usage::default());
-        assert!(!oom_killed("aether-test-never-made/slot-1"));
+        assert_eq!(out_of_memory("aether-test-never-made/slot-1"), None);
+        assert_eq!(memory_bound("aether-test-never-made/slot-1"), None);
     }
 }

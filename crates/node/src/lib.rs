@@ -20,6 +20,7 @@ pub mod jail;
 pub mod journal;
 pub mod kernel;
 mod loops;
+pub mod memory;
 pub mod network;
 pub mod node;
 mod runtime;

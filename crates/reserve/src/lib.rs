@@ -9,6 +9,7 @@
 //! Not here: who begins what, and what is removed when space is short.
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use std::path::Path;
 
 /// Room of a database for what a full disk must not stop: some thousand
@@ -61,6 +62,22 @@ impl Space {
     pub fn above_low_water(&self, reserve: Reserve) -> bool {
         self.free_mb > self.reserve_mb(reserve)
     }
+}
+
+/// Lets the log be when the last connection goes: what [`keep`] made is there
+/// for the next start, whatever came to lie on the disk meanwhile. For each
+/// connection to the file, when it is opened. The next one to open it reads
+/// the log, as after a crash.
+pub fn leave_the_log(db: &Connection) -> rusqlite::Result<()> {
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map(|_| ())
+}
+
+/// What an earlier process left in the log goes into the file, so that the log
+/// begins anew in its room: left as it is, the first write comes after it, and
+/// may need a block. For the first connection to the file. Where it fails the
+/// first write will say why.
+pub fn begin_the_log(db: &Connection) {
+    let _ = db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
 }
 
 /// Sees to it that a database in WAL mode can write about `bytes` with no free
@@ -141,7 +158,20 @@ mod tests {
         assert!(keep(&db, NODE_BYTES).expect("makes it again"), "most of it was used");
         let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_master", [], |r| r.get(0)).expect("counts");
         assert_eq!(tables, 1, "nothing of it is seen");
-        // A log that went with its last connection is made anew.
+        // What fills the log to its end, and is left there.
+        let held = blocks(&path);
+        leave_the_log(&db).expect("sets");
+        drop(db);
+        let db = Connection::open(&path).expect("opens again");
+        db.pragma_update(None, "wal_autocheckpoint", NODE_CHECKPOINT_PAGES).expect("sets");
+        begin_the_log(&db);
+        assert!(!keep(&db, NODE_BYTES).expect("looks"), "the log was left");
+        for _ in 0..400 {
+            db.execute("INSERT INTO t VALUES (randomblob(1500))", []).expect("writes");
+        }
+        assert_eq!(blocks(&path), held);
+        assert_eq!(db.query_row("SELECT count(*) FROM t", [], |r| r.get(0)), Ok(800));
+        // One that went with its last connection is made anew.
         drop(db);
         let db = Connection::open(&path).expect("opens again");
         assert!(keep(&db, NODE_BYTES).expect("makes the log"));

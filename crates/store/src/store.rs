@@ -17,7 +17,7 @@ use crate::sqlite::Sqlite;
 use crate::tx::{Context, OpFuture, Tx};
 use aether_core::api::CheckedPatch;
 use aether_core::state::Desired;
-use aether_core::{AgentId, Clock, ExecId, KeyId, NodeId, Observed, Rng, Secret, TenantId, TenantScope};
+use aether_core::{AgentId, Clock, ExecId, KeyId, NodeId, Observed, Rng, Secret, TenantId, TenantScope, Timestamp};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -349,10 +349,19 @@ impl Store {
     }
 
     /// Marks nodes without renewal since `lease` as lost, and what runs there;
-    /// returns the agents.
-    pub async fn expire_nodes(&self, epoch: &Epoch, lease: Duration) -> Result<Vec<AgentId>, StoreError> {
-        self.write((epoch.clone(), lease), |tx, cx, (epoch, lease)| Box::pin(nodes::expire(tx, cx, epoch, *lease)))
-            .await
+    /// returns the agents. `seen` is what the wall clock said when the caller
+    /// last knew it to be right: where it leaps between that and the
+    /// transaction, nobody is lost.
+    pub async fn expire_nodes(
+        &self,
+        epoch: &Epoch,
+        lease: Duration,
+        seen: Timestamp,
+    ) -> Result<Vec<AgentId>, StoreError> {
+        self.write((epoch.clone(), lease, seen), |tx, cx, (epoch, lease, seen)| {
+            Box::pin(nodes::expire(tx, cx, epoch, *lease, *seen))
+        })
+        .await
     }
 
     /// Every agent on the node that is not confirmed gone: the full set.

@@ -259,6 +259,11 @@ impl Server {
         wait_for("the server to end", LONG, || child.try_wait().expect("waits"));
     }
 
+    /// Its first slot's user; the converter's is the one before.
+    pub fn uid_base(&self) -> u32 {
+        self.uid_base
+    }
+
     /// Pids of VMMs that run as one of this server's slot users.
     pub fn vmms(&self) -> Vec<i32> {
         let mine = self.uid_base..self.uid_base + 1000;

@@ -1,6 +1,7 @@
 //! What nodes and control plane say to each other.
 
 use crate::harness::{ok, start, start_with};
+use aether_core::Timestamp;
 use aether_proto::node::node_control_client::NodeControlClient;
 use aether_proto::node::node_message::Message;
 use aether_proto::node::{NodeHeartbeat, NodeHello, NodeMessage};
@@ -47,7 +48,8 @@ async fn a_node_that_was_written_off_is_asked_for_all_it_has() {
     let session = tokio::spawn(again);
     server.until(|s| async move { s.node.desired_sets().iter().filter(|(full, _)| *full).count() == 2 }).await;
     let epoch = server.store.take_leadership("another").await.expect("leads");
-    assert_eq!(server.store.expire_nodes(&epoch, Duration::ZERO).await.expect("expires").len(), 1);
+    let later = Timestamp::from_unix_ms(u64::MAX);
+    assert_eq!(server.store.expire_nodes(&epoch, Duration::ZERO, later).await.expect("expires").len(), 1);
     // Its next heartbeat is in time again, and says nothing of its agents.
     let ended = tokio::time::timeout(Duration::from_secs(60), session).await.expect("the session is ended");
     let ended = ended.expect("runs").expect_err("with a reason");

@@ -6,6 +6,7 @@
 
 use super::qemu::{self, MAX_SLOTS, QemuConfig, QemuEngine};
 use super::{EngineError, Isolation};
+use crate::memory::HostMemory;
 use crate::{cgroup, kernel};
 use serde::Serialize;
 use std::ops::Range;
@@ -166,11 +167,7 @@ fn disk_space(state_dir: &Path) -> Check {
 }
 
 fn memory() -> Check {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let available = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok())
-        .map_or(0, |kb| kb / 1024);
+    let available = HostMemory::read(None).map_or(0, |memory| memory.available_mb);
     let detail = format!("{available} MB available");
     match available {
         0..=511 => Check::missing("memory", detail, "a sandbox needs its own size and some 200 MB: free some memory"),

@@ -5,6 +5,8 @@
 pub mod doctor;
 pub mod qemu;
 
+use crate::cgroup::OutOfMemory;
+use crate::memory::HostMemory;
 use aether_core::AgentId;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -117,8 +119,8 @@ pub struct Vmm {
 pub struct VmmExit {
     pub code: Option<i32>,
     pub signal: Option<i32>,
-    /// The sandbox's cgroup counted an out-of-memory kill.
-    pub oom_killed: bool,
+    /// The kernel killed it for want of memory.
+    pub out_of_memory: Option<OutOfMemory>,
     /// Last lines of the VMM's own stderr, bounded and escaped.
     pub detail: String,
 }
@@ -181,6 +183,11 @@ pub trait Engine: Send + Sync {
     async fn clean(&self, slot: u32) -> Result<(), EngineError>;
 
     async fn stats(&self, vmm: &Vmm) -> Result<VmmStats, EngineError>;
+
+    /// What there is for another sandbox.
+    fn memory(&self) -> std::io::Result<HostMemory> {
+        HostMemory::read(None)
+    }
 
     /// Slots of which any trace (process, jail folder, cgroup) exists, for
     /// the sweep after a crash.

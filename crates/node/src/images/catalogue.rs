@@ -69,10 +69,12 @@ impl Catalogue {
     pub(super) fn open(file: &Path, devices: PathBuf) -> Result<Self, ImageError> {
         let db = Connection::open(file)?;
         db.busy_timeout(Duration::from_secs(10))?;
+        aether_reserve::leave_the_log(&db)?;
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "FULL")?;
         db.pragma_update(None, "foreign_keys", "ON")?;
         db.pragma_update(None, "wal_autocheckpoint", aether_reserve::NODE_CHECKPOINT_PAGES)?;
+        aether_reserve::begin_the_log(&db);
         let version: i64 = db.pragma_query_value(None, "user_version", |r| r.get(0))?;
         match version {
             0 => db.execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"))?,

@@ -13,8 +13,9 @@ use super::catalogue::DeviceRow;
 use super::convert::{self, ConvertLayer, ConvertLimits, ConvertPlan};
 use super::manifest::Resolved;
 use super::{ImageError, ImagesConfig, text};
-use crate::cgroup;
+use crate::cgroup::{self, OutOfMemory};
 use crate::jail::{self, JailError, JailLimits, Jailed};
+use crate::memory::HostMemory;
 use crate::uids;
 use aether_core::Live;
 use std::fs;
@@ -35,6 +36,12 @@ const MERGE_MEMORY_MB: u64 = 2048;
 const SQUASH_MEMORY_MB: u64 = 1536;
 /// sqfstar's own caches; it needs about as much again.
 const SQUASH_CACHE: &str = "512M";
+/// What an image of some hundred megabytes takes; a node that has not even
+/// that begins none.
+const CONVERT_MB: u64 = 256;
+/// A conversion can be repeated, what a guest holds in memory cannot: where
+/// the kernel must choose, it ends the conversion.
+const OOM_SCORE_ADJ: i32 = 800;
 const PATH_IN_JAIL: &str = "/out/device";
 /// Where Debian and its kin have it.
 const SQFSTAR: [&str; 3] = ["/usr/bin/sqfstar", "/usr/local/bin/sqfstar", "/usr/sbin/sqfstar"];
@@ -99,6 +106,14 @@ impl Converter {
         Ok(left)
     }
 
+    fn check_memory(&self, needed_mb: u64) -> Result<(), ImageError> {
+        match HostMemory::read(Some(&self.group())) {
+            Ok(memory) if !memory.has_room_for(needed_mb) => Err(ImageError::NoMemory(memory.to_string())),
+            // Who cannot be asked is no reason to refuse.
+            _ => Ok(()),
+        }
+    }
+
     fn clean(&self, name: &str) -> Result<(), ImageError> {
         jail::remove_dir(&self.folders.jail.join(name)).map_err(jail_error)?;
         cgroup::remove(&format!("{}/{name}", self.group())).map_err(ImageError::io("remove the converter's cgroup"))
@@ -112,6 +127,7 @@ impl Converter {
         report: impl Fn(u64) + Send + 'static,
     ) -> Result<DeviceRow, ImageError> {
         let permit = self.one.clone().acquire_owned().await.map_err(|_| ImageError::Cancelled)?;
+        self.check_memory(CONVERT_MB)?;
         let stop = CancellationToken::new();
         let on_drop = stop.clone().drop_guard();
         let (mut this, image) = (self.clone(), image.clone());
@@ -178,13 +194,14 @@ impl Converter {
         let early = loop {
             tokio::select! {
                 (merged, squashed) = &mut both => {
-                    return verdict(&self.group(), &merged, &squashed, self.max_bytes);
+                    let killed = |name: &str| cgroup::out_of_memory(&format!("{}/{name}", self.group()));
+                    return verdict(killed, &merged, &squashed, self.max_bytes);
                 }
                 () = stop.cancelled() => break ImageError::Cancelled,
                 () = &mut deadline => break ImageError::Converter("it took more than 20 minutes".into()),
                 _ = tick.tick() => {
                     report(fs::metadata(out).map_or(0, |m| m.len()));
-                    if let Err(full) = self.folders.check_room() {
+                    if let Err(full) = self.folders.check_room().and_then(|()| self.check_memory(0)) {
                         break full;
                     }
                 }
@@ -210,7 +227,7 @@ impl Converter {
         for (n, layer) in image.layers.iter().enumerate() {
             command = command.ro_bind(self.folders.blob(&layer.digest), in_jail(n));
         }
-        self.start(command.arg(convert::VERB).arg(plan).stdout(tar_in)).await
+        self.start("merge", command.arg(convert::VERB).arg(plan).stdout(tar_in)).await
     }
 
     async fn start_squash(&self, out: &Path, tar_out: OwnedFd) -> Result<Process, ImageError> {
@@ -234,7 +251,7 @@ impl Converter {
             .args(root)
             .args(["-mem", SQUASH_CACHE, "-processors", "2", PATH_IN_JAIL])
             .stdin(tar_out);
-        self.start(command).await
+        self.start("squash", command).await
     }
 
     fn command(&self, name: &str, program: &str, memory_mb: u64, fsize: u64) -> Result<jail::Command, ImageError> {
@@ -247,7 +264,7 @@ impl Converter {
                 cpu_percent: 200,
                 fsize_bytes: fsize,
                 nofile: 256,
-                oom_score_adj: 500,
+                oom_score_adj: OOM_SCORE_ADJ,
             })
             .cgroup(format!("{}/{name}", self.group()));
         // Some of them are symlinks, on hosts with one /usr.
@@ -257,9 +274,13 @@ impl Converter {
         Ok(command)
     }
 
-    async fn start(&self, command: jail::Command) -> Result<Process, ImageError> {
+    async fn start(&self, name: &str, command: jail::Command) -> Result<Process, ImageError> {
         let (said, say) = pipe_pair()?;
-        let jailed = command.stderr(say).spawn(&self.aether_exe).await.map_err(jail_error)?;
+        let jailed = command.stderr(say).spawn(&self.aether_exe).await.map_err(|e| {
+            // Killed before it was anything: the kernel's word counts.
+            let killed = cgroup::out_of_memory(&format!("{}/{name}", self.group()));
+            killed.map_or_else(|| jail_error(e), |whose| short_of_memory(name, whose))
+        })?;
         let stderr = pipe::Receiver::from_owned_fd(said).map_err(ImageError::io("read from the converter"))?;
         Ok(Process { jailed, stderr })
     }
@@ -299,7 +320,19 @@ fn kill(process: &Jailed) {
     }
 }
 
-fn verdict(group: &str, merged: &Ended, squashed: &Ended, max_bytes: u64) -> Result<(), ImageError> {
+fn short_of_memory(name: &str, whose: OutOfMemory) -> ImageError {
+    match whose {
+        OutOfMemory::Group => ImageError::Converter(format!("{name} needs more memory than it may use")),
+        OutOfMemory::Host => ImageError::NoMemory("the kernel ended the conversion".to_owned()),
+    }
+}
+
+fn verdict(
+    killed: impl Fn(&str) -> Option<OutOfMemory>,
+    merged: &Ended,
+    squashed: &Ended,
+    max_bytes: u64,
+) -> Result<(), ImageError> {
     match merged.code {
         Some(convert::EXIT_INVALID) => return Err(ImageError::Invalid(merged.said.clone())),
         Some(convert::EXIT_TOO_LARGE) => return Err(too_large(&merged.said, max_bytes)),
@@ -312,19 +345,16 @@ fn verdict(group: &str, merged: &Ended, squashed: &Ended, max_bytes: u64) -> Res
     if squashed.signal == Some(libc::SIGXFSZ) || squashed.said.contains("File too large") {
         return Err(too_large("the device", max_bytes));
     }
-    for (name, ended) in [("squash", squashed), ("merge", merged)] {
-        if ended.code == Some(0) {
-            continue;
-        }
-        if cgroup::oom_killed(&format!("{group}/{name}")) {
-            return Err(ImageError::Converter(format!("{name} needs more memory than it may use")));
-        }
-        return Err(ImageError::Converter(format!(
-            "{name} ended with code {:?}, signal {:?}: {}",
-            ended.code, ended.signal, ended.said
-        )));
+    let ended = [("squash", squashed), ("merge", merged)];
+    let bad = || ended.iter().filter(|(_, ended)| ended.code != Some(0));
+    // Either's death is the other's error.
+    if let Some((name, whose)) = bad().find_map(|(name, _)| Some((name, killed(name)?))) {
+        return Err(short_of_memory(name, whose));
     }
-    Ok(())
+    bad().next().map_or(Ok(()), |(name, ended)| {
+        let Ended { code, signal, said } = ended;
+        Err(ImageError::Converter(format!("{name} ended with code {code:?}, signal {signal:?}: {said}")))
+    })
 }
 
 /// The verb's message carries its own limit.
@@ -402,4 +432,31 @@ fn give_root_to_root(file: &mut (impl Read + Write + Seek), uid: u32) -> std::io
         file.write_all(&ids)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(code: Option<i32>, said: &str) -> Ended {
+        Ended { code, signal: code.is_none().then_some(9), said: said.to_owned() }
+    }
+
+    #[test]
+    fn a_kill_for_want_of_memory_is_told_and_whose_it_was() {
+        // The other one of the two ends by it, with an error of its own.
+        let (fine, cut, dead) = (ended(Some(0), ""), ended(Some(1), "broken pipe"), ended(None, ""));
+        let killed = |who: &'static str, whose| move |name: &str| (name == who).then_some(whose);
+        for (who, merged, squashed) in [("merge", &dead, &cut), ("squash", &cut, &dead)] {
+            let host = verdict(killed(who, OutOfMemory::Host), merged, squashed, 1).expect_err("ended");
+            assert!(matches!(&host, ImageError::NoMemory(_)), "{who}: {host}");
+            assert_eq!((host.code().status(), host.code().retryable()), (503, true));
+            let own = verdict(killed(who, OutOfMemory::Group), merged, squashed, 1).expect_err("ended");
+            assert!(own.to_string().contains(&format!("{who} needs more memory than it may use")), "{own}");
+        }
+        let other = verdict(|_| None, &cut, &dead, 1).expect_err("ended").to_string();
+        assert!(other.contains("squash ended with code None, signal Some(9)"), "{other}");
+        // One that was killed and did its work all the same, as others of its group were: no error.
+        assert_eq!(verdict(killed("merge", OutOfMemory::Host), &fine, &fine, 1), Ok(()));
+    }
 }

@@ -42,6 +42,9 @@ pub enum ImageError {
     /// What takes room is refused before it is begun, or given up.
     #[error("the node's disk is nearly full: {free_mb} MB are free, and {kept_mb} MB are kept for what must go on")]
     DiskNearlyFull { free_mb: u64, kept_mb: u64 },
+    /// As for the disk: refused before it is begun, or given up.
+    #[error("the node is short of memory: {0}")]
+    NoMemory(String),
     #[error("the work on this image was cancelled")]
     Cancelled,
     #[error("{what} is missing: {remedy}")]
@@ -87,7 +90,7 @@ impl ImageError {
             ImageError::TooLarge { .. } => Code::PayloadTooLarge,
             ImageError::InUse { .. } => Code::Conflict,
             ImageError::DiskFull(_) | ImageError::DiskNearlyFull { .. } => Code::InsufficientStorage,
-            ImageError::Cancelled => Code::ServiceUnavailable,
+            ImageError::Cancelled | ImageError::NoMemory(_) => Code::ServiceUnavailable,
             ImageError::Missing { .. }
             | ImageError::Converter(_)
             | ImageError::Io { .. }
@@ -105,6 +108,7 @@ impl ImageError {
             | ImageError::NoPlatform { .. } => agent_code::IMAGE_NOT_FOUND,
             ImageError::Invalid(_) | ImageError::TooLarge { .. } => agent_code::IMAGE_INVALID,
             ImageError::DiskFull(_) | ImageError::DiskNearlyFull { .. } => agent_code::DISK_FULL,
+            ImageError::NoMemory(_) => agent_code::NO_CAPACITY,
             ImageError::Unauthorized { .. }
             | ImageError::Unreachable { .. }
             | ImageError::TooSlow { .. }
@@ -143,6 +147,7 @@ impl ImageError {
             ImageError::DiskFull(_) | ImageError::DiskNearlyFull { .. } => {
                 "Free space on the node: `aether image prune`, `aether system prune`, or destroy agents."
             }
+            ImageError::NoMemory(_) => "Stop agents or other programs on the node, then try again.",
             ImageError::Cancelled => "Ask again.",
             ImageError::Missing { remedy, .. } => remedy.as_str(),
             ImageError::Converter(_) | ImageError::Io { .. } | ImageError::Catalogue(_) => {

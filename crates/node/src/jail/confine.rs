@@ -110,6 +110,21 @@ pub(super) fn limits(limits: &JailLimits) -> Result<(), JailError> {
     set(Resource::RLIMIT_RTPRIO, 0)
 }
 
+/// How soon the kernel ends it for want of memory: by so much sooner than the
+/// daemon, whatever the daemon itself was given.
+pub(super) fn oom_score(above: i32) -> Result<(), JailError> {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let daemons = std::fs::read_to_string(FILE).ok().and_then(|text| text.trim().parse().ok());
+    std::fs::write(FILE, score_above(daemons.unwrap_or(0), above).to_string())
+        .map_err(JailError::io("set oom_score_adj"))
+}
+
+/// A daemon that is kept (below zero) is no reason to keep a sandbox.
+fn score_above(daemons: i32, above: i32) -> i32 {
+    const MOST: i32 = 1000;
+    daemons.max(0).saturating_add(above).min(MOST)
+}
+
 /// Its own session: no terminal, no signal meant for the daemon's group.
 pub(super) fn own_session() -> Result<(), JailError> {
     nix::unistd::setsid().map_err(errno("start a session"))?;
@@ -189,4 +204,15 @@ pub(super) fn exec(program: &CString, argv: &[CString], envp: &[CString]) -> Jai
 pub(super) fn exit_now(code: i32) -> ! {
     // SAFETY: never returns, touches nothing.
     unsafe { libc::_exit(code) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::score_above;
+
+    #[test]
+    fn a_sandbox_goes_before_the_daemon_whatever_that_was_given() {
+        assert_eq!([-1000, -900, 0].map(|daemons| score_above(daemons, 500)), [500; 3]);
+        assert_eq!((score_above(300, 500), score_above(900, 500)), (800, 1000));
+    }
 }

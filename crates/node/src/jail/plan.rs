@@ -22,7 +22,8 @@ pub struct JailLimits {
     pub fsize_bytes: u64,
     /// RLIMIT_NOFILE; never zero.
     pub nofile: u64,
-    /// Raised, so that the kernel ends a sandbox before the daemon.
+    /// Raised by so much, so that the kernel ends a sandbox before the daemon:
+    /// above the daemon's own, where that is raised too.
     pub oom_score_adj: i32,
 }
 

@@ -49,6 +49,8 @@ fn run() -> Result<Never, JailError> {
         return Err(JailError::Plan("descriptors and numbers differ in count".into()));
     }
     root::make_dir(&plan.dir)?;
+    // First: what joins a group that is short of memory may be what the kernel ends.
+    confine::oom_score(plan.limits.oom_score_adj)?;
     if let Some(name) = &plan.cgroup {
         let limits = cgroup::Limits {
             memory_bytes: plan.limits.memory_mb << 20,
@@ -57,8 +59,6 @@ fn run() -> Result<Never, JailError> {
         };
         cgroup::create_and_join(name, &limits).map_err(JailError::io("make the cgroup"))?;
     }
-    std::fs::write("/proc/self/oom_score_adj", plan.limits.oom_score_adj.to_string())
-        .map_err(JailError::io("set oom_score_adj"))?;
     confine::new_namespaces()?;
     root::build(&plan)?;
     let program = c_string(plan.program.as_os_str().as_bytes())?;

@@ -272,6 +272,7 @@ fn open_connection(path: &Path) -> Result<Connection, JournalError> {
     let mut connection = Connection::open(path).map_err(failed)?;
     // Tokens are sealed, but names and specs are nobody else's either.
     restrict(path)?;
+    aether_reserve::leave_the_log(&connection).map_err(failed)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
     let pages = aether_reserve::NODE_CHECKPOINT_PAGES;
@@ -279,6 +280,7 @@ fn open_connection(path: &Path) -> Result<Connection, JournalError> {
     // The key of an erased disk is overwritten, not merely unlinked.
     connection.pragma_update(None, "secure_delete", "ON").map_err(failed)?;
     connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(failed)?;
+    aether_reserve::begin_the_log(&connection);
     let version: i64 = connection.query_row("PRAGMA user_version", [], |r| r.get(0)).map_err(failed)?;
     if version > SCHEMA {
         return Err(JournalError::TooNew(version));

@@ -62,6 +62,8 @@ impl Sandbox {
         let device = self.take_image(wish).await?;
         laps.lap("image");
         let place = self.wait_for_turn().await?;
+        // Those before it in the queue have taken theirs by now.
+        self.check_memory(self.row.memory_mb)?;
         laps.lap("queue");
         let net = self.take_slot(wish).await?;
         laps.lap("slot");
@@ -115,7 +117,21 @@ impl Sandbox {
             .into());
         }
         self.row.memory_mb = memory_mb;
-        Ok(())
+        self.check_memory(memory_mb)
+    }
+
+    /// What was promised is one thing, what is left another: other programs
+    /// use memory too, and a boot must not end what runs.
+    fn check_memory(&self, memory_mb: u64) -> Result<(), BootEnd> {
+        // Who cannot be asked is no reason to refuse.
+        let Ok(memory) = self.host.engine.memory() else { return Ok(()) };
+        if memory.has_room_for(needed_mb(memory_mb, self.host.config.memory_overcommit)) {
+            return Ok(());
+        }
+        let message = format!(
+            "The node is short of memory: {memory}. The agent wants {memory_mb} MB; start it when there is room."
+        );
+        Err(Failure::new(code::NO_CAPACITY, message).into())
     }
 
     /// The image's device, held for this agent.
@@ -350,6 +366,17 @@ impl Sandbox {
 }
 
 /// What is here, else what a registry has.
+/// Who lets more be promised than there is counts on guests that do not use it.
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "megabytes over a small factor"
+)]
+fn needed_mb(memory_mb: u64, overcommit: f64) -> u64 {
+    if overcommit > 1.0 { (memory_mb as f64 / overcommit) as u64 } else { memory_mb }
+}
+
 async fn find_image(host: &super::Host, tenant: &TenantId, wish: &Wish) -> Result<ImageRecord, BootEnd> {
     let assigned = &wish.assigned;
     let wanted = if assigned.image_digest.is_empty() { &assigned.spec.image } else { &assigned.image_digest };

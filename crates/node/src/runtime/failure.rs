@@ -1,5 +1,6 @@
 //! Why a run did not come up: a documented code and a sentence without paths.
 
+use crate::cgroup::OutOfMemory;
 use crate::channel::ChannelError;
 use crate::engine::{EngineError, VmmExit};
 use crate::images::ImageError;
@@ -91,11 +92,21 @@ pub(crate) fn guest(e: &ChannelError, limit_s: u64) -> Failure {
 
 /// A VMM that ended unasked.
 pub(crate) fn died(exit: &VmmExit, code: &'static str, what: &str) -> Failure {
-    if exit.oom_killed {
-        return Failure::new(
-            failure::OUT_OF_MEMORY,
-            "The sandbox used more memory than its engine may. Give the agent more memory.",
-        );
+    match exit.out_of_memory {
+        Some(OutOfMemory::Group) => {
+            return Failure::new(
+                failure::OUT_OF_MEMORY,
+                "The sandbox used more memory than its engine may. Give the agent more memory.",
+            );
+        }
+        // Not its own fault: where its policy says so it is started again.
+        Some(OutOfMemory::Host) => {
+            return Failure::new(
+                code,
+                format!("{what}: the node ran out of memory. Free memory on the node, then start the agent."),
+            );
+        }
+        None => {}
     }
     let how = match (exit.code, exit.signal) {
         (_, Some(signal)) => format!(" by signal {signal}"),
@@ -120,8 +131,11 @@ mod tests {
 
     #[test]
     fn deaths_are_told_apart() {
-        let oom = VmmExit { oom_killed: true, signal: Some(9), ..VmmExit::default() };
-        assert_eq!(died(&oom, failure::SANDBOX_DIED, "x").code, failure::OUT_OF_MEMORY);
+        let oom = |whose| VmmExit { out_of_memory: Some(whose), signal: Some(9), ..VmmExit::default() };
+        assert_eq!(died(&oom(OutOfMemory::Group), failure::SANDBOX_DIED, "x").code, failure::OUT_OF_MEMORY);
+        let host = died(&oom(OutOfMemory::Host), failure::SANDBOX_DIED, "The sandbox ended");
+        assert_eq!(host.code, failure::SANDBOX_DIED, "so that `recovery: restart` begins it again");
+        assert!(host.message.starts_with("The sandbox ended: the node ran out of memory."), "{}", host.message);
         let killed = VmmExit { signal: Some(9), ..VmmExit::default() };
         let f = died(&killed, failure::SANDBOX_DIED, "The sandbox ended");
         assert_eq!((f.code, f.message.as_str()), (failure::SANDBOX_DIED, "The sandbox ended by signal 9"));

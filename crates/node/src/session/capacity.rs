@@ -2,8 +2,8 @@
 
 use crate::admission::DiskSpace;
 use crate::config::NodeConfig;
+use crate::memory::HostMemory;
 use aether_proto::node::NodeCapacity;
-use std::path::Path;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Capacity {
@@ -18,7 +18,10 @@ impl Capacity {
         let cores = u64::try_from(cores()).unwrap_or(1);
         let memory_mb = match config.capacity.memory_mb {
             Some(mb) => mb,
-            None => overcommitted(memory_total_mb(Path::new("/proc/meminfo"))?, config.memory_overcommit),
+            None => {
+                let memory = HostMemory::read(None)?;
+                overcommitted(memory.total_mb.saturating_sub(memory.reserve_mb()), config.memory_overcommit)
+            }
         };
         let disk_mb = match config.capacity.disk_mb {
             Some(mb) => mb,
@@ -58,15 +61,6 @@ fn overcommitted(memory_mb: u64, factor: f64) -> u64 {
     (memory_mb as f64 * factor) as u64
 }
 
-fn memory_total_mb(meminfo: &Path) -> std::io::Result<u64> {
-    let text = std::fs::read_to_string(meminfo)?;
-    let total = text.lines().find_map(|line| {
-        let kb = line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?;
-        kb.trim().parse::<u64>().ok()
-    });
-    total.map(|kb| kb / 1024).ok_or_else(|| std::io::Error::other("no MemTotal in /proc/meminfo"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,7 +71,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let mut config = NodeConfig::new(dir.path().to_owned());
         let measured = Capacity::measure(&config).expect("measures");
-        let total = memory_total_mb(Path::new("/proc/meminfo")).expect("reads");
+        let memory = HostMemory::read(None).expect("reads");
+        let total = memory.total_mb - memory.reserve_mb();
         assert_eq!(measured.memory_mb, total);
         assert_eq!(measured.cpu_millicores, u64::try_from(cores()).unwrap_or(1) * 64_000);
         assert!(measured.disk_mb > 0);

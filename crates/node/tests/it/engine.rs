@@ -228,7 +228,7 @@ async fn a_vm_outlives_its_daemon_and_is_adopted() {
     // and knows its code.
     let exits = [seen, world.engine.wait(&vmm).await];
     assert!(exits.iter().any(|exit| exit.code == Some(0)), "{exits:?}");
-    assert!(exits.iter().all(|exit| exit.signal.is_none() && !exit.oom_killed), "{exits:?}");
+    assert!(exits.iter().all(|exit| exit.signal.is_none() && exit.out_of_memory.is_none()), "{exits:?}");
     later.clean(5).await.expect("clean");
     later.clean(5).await.expect("again");
     world.assert_nothing_left(5);

@@ -1,7 +1,7 @@
 //! What a jailed process is and is not, seen from outside on the running
 //! process.
 
-use aether_node::cgroup;
+use aether_node::cgroup::{self, OutOfMemory};
 use aether_node::jail::{Bundle, Command, JailError, JailLimits, remove_dir};
 use std::collections::BTreeSet;
 use std::io::{Read, Seek};
@@ -211,9 +211,34 @@ async fn limits_hold() {
     let limits = JailLimits { pids: 64, ..limits };
     let (out, exit) = run(shell(&scratch, hungry).cgroup(&group).limits(limits)).await;
     assert_eq!((out.contains("209715200"), exit.1), (false, Some(9)), "{out}");
-    assert!(cgroup::oom_killed(&group));
+    assert_eq!(cgroup::out_of_memory(&group), Some(OutOfMemory::Group));
     cgroup::remove(&group).expect("remove");
     let _ = cgroup::remove_if_empty(&format!("aether-it-{}", std::process::id()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_above_the_group_is_the_hosts() {
+    let scratch = Scratch::new("host-memory");
+    let parent = format!("aether-it-{}-host", std::process::id());
+    let group = format!("{parent}/one");
+    let limits = JailLimits { memory_mb: 1024, ..JailLimits::default() };
+    let (_, exit) = run(shell(&scratch, "true").cgroup(&group).limits(limits.clone())).await;
+    assert_eq!((exit, cgroup::out_of_memory(&group)), ((Some(0), None), None));
+    remove_dir(&scratch.0.join("jail")).expect("remove");
+    for file in ["memory.max", "memory/memory.limit_in_bytes"] {
+        let (dir, name) = file.rsplit_once('/').unwrap_or(("", file));
+        let path = Path::new("/sys/fs/cgroup").join(dir).join(&parent).join(name);
+        if path.exists() {
+            std::fs::write(path, (64 << 20).to_string()).expect("limits the parent");
+        }
+    }
+    let bound = cgroup::memory_bound(&parent).expect("a limit");
+    assert!(bound.limit_bytes == 64 << 20 && bound.left_bytes <= bound.limit_bytes, "{bound:?}");
+    let hungry = "exec python3 -c 'x = bytearray(200 << 20); print(len(x))'";
+    let (out, exit) = run(shell(&scratch, hungry).cgroup(&group).limits(limits)).await;
+    assert_eq!((out.contains("209715200"), exit.1), (false, Some(9)), "{out}");
+    assert_eq!(cgroup::out_of_memory(&group), Some(OutOfMemory::Host));
+    cgroup::remove(&parent).expect("remove");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use crate::model::{AgentRow, Epoch, HeartbeatRow, NodeHelloRow, NodeRow, NodeSta
 use crate::tx::{Context, Row, Tx, params, query_one, to_json};
 use aether_core::api::NodeAmounts;
 use aether_core::state::{Desired, Observed, Owner, may_move};
-use aether_core::{AgentId, NodeId, TenantScope};
+use aether_core::{AgentId, NodeId, TenantScope, Timestamp};
 use serde_json::json;
 use std::time::Duration;
 
@@ -150,16 +150,17 @@ fn decode(row: &Row) -> Result<NodeRow, StoreError> {
     })
 }
 
-/// Marks nodes whose lease is over, and what they hold, as lost.
+/// Marks nodes whose lease is over, and what they hold, as lost: over now, and
+/// when the caller saw the clock.
 pub(crate) async fn expire(
     tx: &mut dyn Tx,
     cx: &Context,
     epoch: &Epoch,
     lease: Duration,
+    seen: Timestamp,
 ) -> Result<Vec<AgentId>, StoreError> {
     leadership::check(tx, epoch).await?;
-    let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
-    let oldest = cx.now().unix_ms().saturating_sub(lease_ms);
+    let oldest = cx.now().min(seen).minus(lease).unix_ms();
     let sql = format!(
         "SELECT id FROM scheduler_nodes WHERE status <> 'lost' AND lease_renewed_ms < $1 ORDER BY id{}",
         tx.dialect().for_update()

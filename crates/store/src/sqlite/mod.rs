@@ -48,6 +48,7 @@ impl Sqlite {
         let opening = tokio::task::spawn_blocking(move || {
             create_private(&path)?;
             let connection = connect(&path)?;
+            aether_reserve::begin_the_log(&connection);
             let kept = Arc::new(Kept::new());
             let writer = Writer::start(connection, changes, kept.clone())?;
             Ok(Self { writer, readers: Readers::new(path.clone()), path, kept })
@@ -109,6 +110,7 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(of_rusqlite)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(of_rusqlite)?;
+    aether_reserve::leave_the_log(&connection).map_err(of_rusqlite)?;
     connection.set_prepared_statement_cache_capacity(128);
     connection
         .execute_batch(

@@ -70,7 +70,7 @@ async fn leadership_is_fenced(fx: Fixture) {
     let request = crate::fixture::place_request(&agent, &node);
     assert_eq!(fx.store.place(&first, request.clone()).await, Err(fenced.clone()));
     assert_eq!(fx.store.explain_pending(&first, vec![(agent.id.clone(), "why".into())]).await, Err(fenced.clone()));
-    assert_eq!(fx.store.expire_nodes(&first, Duration::ZERO).await, Err(fenced));
+    assert_eq!(fx.store.expire_nodes(&first, Duration::ZERO, fx.clock.now()).await, Err(fenced));
     assert_eq!(fx.get(&agent.id).await, agent, "a fenced write leaves nothing");
     fx.store.place(&second, request).await.expect("the leader places");
 }

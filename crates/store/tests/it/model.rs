@@ -2,6 +2,7 @@
 //! the store and the model agree on state, generation and reservations.
 
 use crate::fixture::{Fixture, new_agent, place_request, scope};
+use aether_core::Clock;
 use aether_core::api::NodeAmounts;
 use aether_core::state::{Desired, EDGES, Observed, Owner};
 use aether_core::{AgentId, NodeId};
@@ -218,7 +219,7 @@ impl Run {
 
     async fn blackout(&mut self) {
         self.fx.clock.advance(LEASE + Duration::from_millis(1));
-        let lost = self.fx.store.expire_nodes(&self.epoch, LEASE).await.expect("expires");
+        let lost = self.fx.store.expire_nodes(&self.epoch, LEASE, self.fx.clock.now()).await.expect("expires");
         let mut expected = Vec::new();
         for agent in &mut self.model.agents {
             if agent.node.is_some() && agent.observed.on_node() {

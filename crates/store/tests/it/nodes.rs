@@ -12,6 +12,7 @@ crate::on_both![
     an_older_run_is_fenced,
     heartbeats_do_not_touch_reservations,
     a_delete_does_not_wait_for_a_lost_node_that_never_began,
+    a_clock_that_leaps_meanwhile_loses_nobody,
     a_lost_node_loses_what_runs_and_finds_it_again,
 ];
 
@@ -78,7 +79,7 @@ async fn a_delete_does_not_wait_for_a_lost_node_that_never_began(fx: Fixture) {
     let live = fx.desire(&before, Desired::Gone).await.expect("is granted");
     assert_eq!(live.observed, Observed::Pending, "a live node confirms it itself");
     fx.clock.advance(LEASE + Duration::from_millis(1));
-    fx.store.expire_nodes(&epoch, LEASE).await.expect("expires");
+    fx.store.expire_nodes(&epoch, LEASE, fx.clock.now()).await.expect("expires");
     assert_eq!(fx.get(&before).await.observed, Observed::Gone, "deleted before the node was lost");
     let gone = fx.desire(&after, Desired::Gone).await.expect("is granted");
     assert_eq!(gone.observed, Observed::Gone, "deleted after the node was lost");
@@ -91,6 +92,25 @@ async fn a_delete_does_not_wait_for_a_lost_node_that_never_began(fx: Fixture) {
     assert_eq!(fx.report(&node, &before, Observed::Creating).await, ReportResult::NotHere);
 }
 
+/// Between the look at the clock and the transaction, which may have waited.
+async fn a_clock_that_leaps_meanwhile_loses_nobody(fx: Fixture) {
+    let (epoch, node) = (fx.leader().await, fx.node(8, 8192).await);
+    let agent = fx.agent("a").await.id;
+    fx.place(&epoch, &agent, &node).await;
+    fx.report(&node, &agent, Observed::Running).await;
+    let hour = Duration::from_secs(3600);
+    let seen = fx.clock.now();
+    fx.clock.advance(hour);
+    assert_eq!(fx.store.expire_nodes(&epoch, LEASE, seen).await, Ok(Vec::new()), "ahead");
+    fx.store.renew_node(&node, 1, HeartbeatRow::default()).await.expect("renews");
+    let seen = fx.clock.now();
+    fx.clock.set_ms(seen.minus(hour).unix_ms());
+    fx.store.renew_node(&node, 1, HeartbeatRow::default()).await.expect("renews");
+    assert_eq!(fx.store.expire_nodes(&epoch, LEASE, seen).await, Ok(Vec::new()), "back");
+    fx.clock.advance(LEASE + Duration::from_millis(1));
+    assert_eq!(fx.store.expire_nodes(&epoch, LEASE, fx.clock.now()).await, Ok(vec![agent]), "silence is another thing");
+}
+
 async fn a_lost_node_loses_what_runs_and_finds_it_again(fx: Fixture) {
     let (epoch, node, other) = (fx.leader().await, fx.node(8, 8192).await, fx.node(8, 8192).await);
     let (running, stopped, waiting) = (fx.agent("r").await.id, fx.agent("s").await.id, fx.agent("w").await.id);
@@ -101,11 +121,15 @@ async fn a_lost_node_loses_what_runs_and_finds_it_again(fx: Fixture) {
     fx.report(&node, &stopped, Observed::Running).await;
     fx.report(&node, &stopped, Observed::Stopped).await;
     fx.clock.advance(LEASE);
-    assert_eq!(fx.store.expire_nodes(&epoch, LEASE).await, Ok(Vec::new()), "not before the lease is over");
+    assert_eq!(
+        fx.store.expire_nodes(&epoch, LEASE, fx.clock.now()).await,
+        Ok(Vec::new()),
+        "not before the lease is over"
+    );
     fx.store.renew_node(&other, 1, HeartbeatRow::default()).await.expect("renews");
     fx.clock.advance(Duration::from_millis(1));
-    assert_eq!(fx.store.expire_nodes(&epoch, LEASE).await, Ok(vec![running.clone()]));
-    assert_eq!(fx.store.expire_nodes(&epoch, LEASE).await, Ok(Vec::new()), "once");
+    assert_eq!(fx.store.expire_nodes(&epoch, LEASE, fx.clock.now()).await, Ok(vec![running.clone()]));
+    assert_eq!(fx.store.expire_nodes(&epoch, LEASE, fx.clock.now()).await, Ok(Vec::new()), "once");
     let states = [fx.get(&running).await.observed, fx.get(&stopped).await.observed, fx.get(&waiting).await.observed];
     assert_eq!(states, [Observed::Lost, Observed::Stopped, Observed::Pending]);
     let status = async |id| fx.store.nodes().await.expect("lists").into_iter().find(|n| n.id == id).map(|n| n.status);

@@ -1,6 +1,7 @@
 //! The HTTP API from outside, with curl.
 
 use aether_e2e::{Server, Settings};
+use serde_json::Value;
 use std::process::Command;
 
 pub(crate) struct Answer {
@@ -13,6 +14,21 @@ pub(crate) fn curl(args: &[&str]) -> Answer {
     let text = String::from_utf8_lossy(&out.expect("curl runs").stdout).into_owned();
     let (body, status) = text.rsplit_once('\n').expect("a status");
     Answer { status: status.parse().expect("a number"), body: body.to_owned() }
+}
+
+/// All events there are, in order, over the local socket.
+pub(crate) fn all_events(socket: &str) -> Vec<Value> {
+    let (mut all, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let url = format!("http://aether/v1/events?limit=100{cursor}");
+        let answer = curl(&["--unix-socket", socket, &url]);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let page: Value = serde_json::from_str(&answer.body).expect("JSON");
+        let events = page["data"].as_array().expect("a list").clone();
+        let Some(last) = events.last().and_then(|e| e["id"].as_str()) else { return all };
+        cursor = format!("&after={last}");
+        all.extend(events);
+    }
 }
 
 #[test]

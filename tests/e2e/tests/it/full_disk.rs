@@ -130,6 +130,27 @@ fn a_guest_that_fills_the_hosts_disk_is_held_and_goes_on() {
     assert_eq!(server.finish(), Vec::<String>::new());
 }
 
+#[test]
+fn a_clean_stop_and_start_need_no_room() {
+    let mut counted = Counted::new("faults", 22, "a clean stop and start on a disk without a free byte", 0);
+    let disk = SmallDisk::mount();
+    let mut server = server_on(&disk, &["one"]);
+    let cli = server.cli();
+    settle(&cli, "one");
+    disk.fill();
+    counted.faults += 1;
+    server.terminate();
+    // Whatever the stop gave back, somebody else has it.
+    disk.fill();
+    server.launch();
+    disk.fill();
+    cli.wait_status("one", "running");
+    erase(&cli, &server, "one", 0);
+    counted.n += 1;
+    disk.make_room();
+    assert_eq!(server.finish(), Vec::<String>::new());
+}
+
 fn refused(run: &Run) {
     assert_ne!(run.code, Some(0), "{}", run.stdout);
     for word in ["nearly full", "prune"] {

@@ -3,6 +3,7 @@
 
 mod api;
 mod breadth;
+mod clock;
 mod crash;
 mod edge;
 mod examples;
@@ -13,6 +14,7 @@ mod ipv6;
 mod isolation;
 mod leaks;
 mod machine;
+mod memory;
 mod neighbours;
 mod terminal;
 mod tour;

@@ -157,7 +157,7 @@ fn told_failure(code: &str) -> (&'static str, &'static str) {
             "Correct `command`, `user` or `workdir`; an agent without a command idles.",
         ),
         failure::SANDBOX_DIED => (
-            "The VMM ended unasked, or the machine restarted under it.",
+            "The VMM ended unasked, the node ran out of memory, or the machine restarted under it.",
             "Start it again; with `recovery: restart` that happens by itself, three times at most.",
         ),
         failure::OUT_OF_MEMORY => {
@@ -166,9 +166,10 @@ fn told_failure(code: &str) -> (&'static str, &'static str) {
         failure::DISK_FULL => {
             ("The node's disk is full, or below its reserve.", "Free space on the node, then start it.")
         }
-        failure::NO_CAPACITY => {
-            ("The node has no memory, disk or network slot left.", "Destroy agents, or wait; then start it.")
-        }
+        failure::NO_CAPACITY => (
+            "The node has no memory, disk or network slot left, or is short of memory.",
+            "`message` says of what. Destroy agents, or wait; then start it.",
+        ),
         failure::NODE_ERROR => (
             "The node could not do its part: network, journal, a missing program.",
             "The server's log says why; `aether doctor` names what is missing.",

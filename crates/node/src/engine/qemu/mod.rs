@@ -32,6 +32,7 @@ use super::{BootRequest, DiskFormat, Engine, EngineError, Isolation, Vmm, VmmExi
 use crate::cgroup;
 use crate::jail::{self, Bundle};
 use crate::kernel::{self, Artifacts, KernelError};
+use crate::memory::HostMemory;
 use crate::uids;
 use async_trait::async_trait;
 use boot::Parts;
@@ -124,7 +125,7 @@ impl QemuEngine {
         tokio::spawn(async move {
             jail::wait_pidfd(&pidfd).await;
             let status = jail::reap(&pidfd);
-            let exit = slot::exit(status, cgroup::oom_killed(&cgroup), &sinks);
+            let exit = slot::exit(status, cgroup::out_of_memory(&cgroup), &sinks);
             let _ = sender.send(Some(exit));
         });
         self.watched.lock().insert(identity.slot, (identity.clone(), receiver.clone()));
@@ -154,7 +155,7 @@ impl QemuEngine {
                 // It ended already: nobody else can have its pid before it is reaped.
                 let status = jailed.wait().await;
                 tracing::debug!(%error, "the VMM was gone before it could be looked at");
-                let oom = cgroup::oom_killed(&group(&self.config, number));
+                let oom = cgroup::out_of_memory(&group(&self.config, number));
                 return Err(EngineError::DiedAtOnce(slot::exit(status, oom, &sinks)));
             }
         };
@@ -280,12 +281,18 @@ impl Engine for QemuEngine {
             // Not ours to remove: another sandbox may live in it.
             return Err(EngineError::Jail(format!("slot {slot} is not clean")));
         }
-        let result = self.boot_watched(request).await;
-        if let Err(error) = &result {
-            tracing::warn!(%error, slot, "a VMM did not start");
-            self.reap(slot).await?;
-        }
-        result
+        let error = match self.boot_watched(request).await {
+            Ok(vmm) => return Ok(vmm),
+            Err(error) => error,
+        };
+        // Whatever was seen of it, the kernel's kill is the cause.
+        let error = match (cgroup::out_of_memory(&group(&self.config, slot)), error) {
+            (_, error @ EngineError::DiedAtOnce(_)) | (None, error) => error,
+            (out_of_memory, _) => EngineError::DiedAtOnce(VmmExit { out_of_memory, ..VmmExit::default() }),
+        };
+        tracing::warn!(%error, slot, "a VMM did not start");
+        self.reap(slot).await?;
+        Err(error)
     }
 
     async fn adopt(&self, identity: &VmmIdentity) -> Result<Option<Vmm>, EngineError> {
@@ -320,6 +327,10 @@ impl Engine for QemuEngine {
         clean(&self.config, slot).await?;
         self.watched.lock().remove(&slot);
         Ok(())
+    }
+
+    fn memory(&self) -> std::io::Result<HostMemory> {
+        HostMemory::read(Some(&self.config.cgroup_parent()))
     }
 
     async fn stats(&self, vmm: &Vmm) -> Result<VmmStats, EngineError> {

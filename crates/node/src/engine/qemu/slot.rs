@@ -2,6 +2,7 @@
 //! sockets, two bounded memory files for what the VMM says, and a cgroup.
 
 use super::super::{EngineError, VmmExit};
+use crate::cgroup::OutOfMemory;
 use rustix::fs::{MemfdFlags, SealFlags};
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -151,8 +152,8 @@ fn tail(text: &str) -> String {
 }
 
 /// How a VMM ended, from what is known afterwards.
-pub(super) fn exit(status: (Option<i32>, Option<i32>), oom_killed: bool, sinks: &Sinks) -> VmmExit {
-    VmmExit { code: status.0, signal: status.1, oom_killed, detail: sinks.detail() }
+pub(super) fn exit(status: (Option<i32>, Option<i32>), out_of_memory: Option<OutOfMemory>, sinks: &Sinks) -> VmmExit {
+    VmmExit { code: status.0, signal: status.1, out_of_memory, detail: sinks.detail() }
 }
 
 #[cfg(test)]
