@@ -32,6 +32,8 @@ pub(crate) struct AppState {
     pub(crate) opened: CancellationToken,
     /// Bytes of JSON bodies that may come in at once.
     pub(crate) bodies: Arc<Semaphore>,
+    /// Large JSON bodies that may be parsed at once: half the processors'.
+    pub(crate) readers: Arc<Semaphore>,
     /// Work that outlives its request: execs, upgraded streams.
     pub(crate) tasks: TaskTracker,
 }
@@ -62,6 +64,7 @@ impl App {
             draining,
             opened: control.opened.clone(),
             bodies: Arc::new(Semaphore::new(control.cfg.get().limits.json_bytes_in_all)),
+            readers: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2)))),
             tasks: TaskTracker::new(),
         }))
     }

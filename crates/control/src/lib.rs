@@ -70,6 +70,8 @@ pub enum ControlError {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("cannot accept connections: {0}")]
+    Accept(#[from] std::io::Error),
 }
 
 impl Control {
@@ -135,7 +137,7 @@ impl Control {
         });
         let gauges = tokio::spawn(telemetry::keep_gauges(self.store.clone(), shutdown.child_token()));
         server::serve(listeners, self.tls.clone(), self.places.clone(), api::router(&app), &app, shutdown.clone())
-            .await;
+            .await?;
         self.sessions.close();
         for task in [scheduler, gauges] {
             if let Err(error) = task.await {

@@ -19,23 +19,33 @@ pub struct Counted {
     /// Faults injected into them.
     pub faults: u64,
     pub failures: u64,
+    /// Figures beside the counts.
+    figures: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Counted {
     /// `test` is the number in the table of docs/reliability.md.
     pub fn new(suite: &'static str, test: u32, name: &'static str, seed: u64) -> Self {
-        Self { suite, test, name, seed, n: 0, faults: 0, failures: 0 }
+        Self { suite, test, name, seed, n: 0, faults: 0, failures: 0, figures: serde_json::Map::new() }
+    }
+
+    /// A figure that the line names too; the last one of a name holds.
+    pub fn tell(&mut self, name: &str, figure: impl Into<serde_json::Value>) {
+        self.figures.insert(name.to_owned(), figure.into());
     }
 
     fn line(&self) -> String {
         let git =
             Command::new("git").args(["rev-parse", "--short", "HEAD"]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
         let commit = git.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
-        serde_json::json!({
+        let mut line = serde_json::json!({
             "test": self.test, "name": self.name, "n": self.n, "faults": self.faults,
             "failures": self.failures, "seed": self.seed, "commit": commit,
-        })
-        .to_string()
+        });
+        if !self.figures.is_empty() {
+            line["figures"] = self.figures.clone().into();
+        }
+        line.to_string()
     }
 }
 

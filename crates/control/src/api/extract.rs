@@ -12,6 +12,7 @@ use http::request::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -21,27 +22,27 @@ pub(crate) struct Json<T>(pub(crate) T);
 /// As [`Json`], with the default where the body is empty.
 pub(crate) struct MaybeJson<T>(pub(crate) T);
 
-impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
+impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for Json<T> {
     type Rejection = ApiError;
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         let typed = is_json(request.headers());
-        let bytes = collect(app, request).await?;
+        let body = collect(app, request).await?;
         if !typed {
             return Err(not_json());
         }
-        parse(&bytes).map(Json)
+        body.parse(&app.readers).await.map(Json)
     }
 }
 
-impl<T: DeserializeOwned + Default> FromRequest<App> for MaybeJson<T> {
+impl<T: DeserializeOwned + Default + Send + 'static> FromRequest<App> for MaybeJson<T> {
     type Rejection = ApiError;
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         let typed = is_json(request.headers());
-        let bytes = collect(app, request).await?;
-        if bytes.is_empty() {
+        let body = collect(app, request).await?;
+        if body.bytes.is_empty() {
             return Ok(Self(T::default()));
         }
-        if typed { parse(&bytes).map(MaybeJson) } else { Err(not_json()) }
+        if typed { body.parse(&app.readers).await.map(MaybeJson) } else { Err(not_json()) }
     }
 }
 
@@ -69,7 +70,13 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
 /// So much of each JSON body needs no room of the others'.
 const FREE_BYTES: usize = 16 * 1024;
 
-async fn collect(app: &App, request: Request) -> Result<bytes::Bytes, ApiError> {
+/// A whole body, and the room that it takes until it is parsed.
+struct Whole<'a> {
+    bytes: bytes::Bytes,
+    _held: Option<SemaphorePermit<'a>>,
+}
+
+async fn collect(app: &App, request: Request) -> Result<Whole<'_>, ApiError> {
     let limits = app.cfg().limits.clone();
     let told = content_length(request.headers()).unwrap_or(0);
     if told > limits.json_body_bytes as u64 {
@@ -93,12 +100,7 @@ fn too_large(limit: usize) -> ApiError {
 
 /// Large bodies that come in at the same time share what memory there is for
 /// them: who holds back the end of many must not take it all.
-async fn gather(
-    room: &Semaphore,
-    body: Body,
-    mut bytes: bytes::BytesMut,
-    limit: usize,
-) -> Result<bytes::Bytes, ApiError> {
+async fn gather(room: &Semaphore, body: Body, mut bytes: bytes::BytesMut, limit: usize) -> Result<Whole<'_>, ApiError> {
     let mut body = Limited::new(body, limit);
     let mut held: Option<SemaphorePermit<'_>> = None;
     while let Some(frame) = body.frame().await {
@@ -119,7 +121,26 @@ async fn gather(
             }
         }
     }
-    Ok(bytes.freeze())
+    Ok(Whole { bytes: bytes.freeze(), _held: held })
+}
+
+impl Whole<'_> {
+    /// A large body is one long step, which holds up whoever shares its
+    /// thread: large ones are parsed elsewhere, few at a time, so that a flood
+    /// of them leaves a processor to everybody else.
+    async fn parse<T: DeserializeOwned + Send + 'static>(self, readers: &Arc<Semaphore>) -> Result<T, ApiError> {
+        if self.bytes.len() <= FREE_BYTES {
+            return parse(&self.bytes);
+        }
+        let ended = |e: &dyn std::fmt::Display| ApiError::internal(format!("a body was not parsed to its end: {e}"));
+        let turn = readers.clone().acquire_owned().await.map_err(|e| ended(&e))?;
+        let bytes = self.bytes.clone();
+        let work = move || {
+            let _turn = turn;
+            parse(&bytes)
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|e| ended(&e))?
+    }
 }
 
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
@@ -303,6 +324,29 @@ mod fuzz;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// On which thread it was parsed.
+    #[derive(Debug)]
+    struct Parsed(std::thread::ThreadId);
+
+    impl<'de> serde::Deserialize<'de> for Parsed {
+        fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            serde::de::IgnoredAny::deserialize(from)?;
+            Ok(Self(std::thread::current().id()))
+        }
+    }
+
+    #[tokio::test]
+    async fn large_bodies_are_parsed_elsewhere_and_few_at_a_time() {
+        let readers = Arc::new(Semaphore::new(1));
+        let whole = |bytes: usize| Whole { bytes: format!("\"{}\"", "x".repeat(bytes)).into(), _held: None };
+        let here = std::thread::current().id();
+        assert_eq!(whole(10).parse::<Parsed>(&readers).await.expect("JSON").0, here);
+        assert_ne!(whole(FREE_BYTES).parse::<Parsed>(&readers).await.expect("JSON").0, here);
+        let _taken = readers.acquire().await.expect("open");
+        let second = whole(FREE_BYTES).parse::<Parsed>(&readers);
+        assert!(tokio::time::timeout(Duration::from_millis(50), second).await.is_err());
+    }
 
     #[test]
     fn unknown_and_wrong_parameters_are_named() {

@@ -17,10 +17,11 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Arc;
+use std::num::NonZero;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -87,7 +88,7 @@ impl Conn {
     }
 
     pub(super) fn place(&self, slot: PeerSlot, permit: OwnedSemaphorePermit) -> Place {
-        Place { member: self.crowd.join(&self.cfg.get().limits), _permit: permit, _slot: slot }
+        Place { member: self.crowd.join(&self.cfg.get().limits, Some(permit)), _slot: slot }
     }
 
     pub(super) async fn serve(
@@ -107,8 +108,9 @@ impl Conn {
             }
             request.extensions_mut().insert(peer.clone());
             let answer = conn.router.clone().oneshot(request.map(Body::new));
+            let turns = slot.as_ref().map(|slot| slot.turns.clone());
             async move {
-                let answer = followed(&watch, answer.await?);
+                let answer = followed(&watch, in_turn(turns, answer).await?);
                 drop((busy, slot));
                 Ok::<_, Infallible>(answer)
             }
@@ -149,6 +151,28 @@ impl Conn {
             }
         }
     }
+}
+
+/// Only so many of a peer's connections and requests take their first step at
+/// a time: all that one peer may begin at once would stand in line before
+/// anybody else's next step.
+async fn in_turn<T>(turns: Option<Arc<Semaphore>>, work: impl Future<Output = T>) -> T {
+    let turn = match turns {
+        Some(turns) => turns.acquire_owned().await.ok(),
+        None => None,
+    };
+    first_step(turn, work).await
+}
+
+/// Gives the turn back after the first step.
+pub(super) async fn first_step<T>(mut turn: Option<OwnedSemaphorePermit>, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    std::future::poll_fn(|cx| {
+        let polled = work.as_mut().poll(cx);
+        drop(turn.take());
+        polled
+    })
+    .await
 }
 
 /// The answer, followed until it is taken.
@@ -220,26 +244,42 @@ pub(super) struct PerPeer {
 
 #[derive(Default)]
 struct Counts {
-    of: BTreeMap<PeerKey, usize>,
+    of: BTreeMap<PeerKey, OnePeer>,
     in_all: usize,
 }
+
+struct OnePeer {
+    count: usize,
+    turns: Arc<Semaphore>,
+}
+
+impl Default for OnePeer {
+    fn default() -> Self {
+        Self { count: 0, turns: Arc::new(Semaphore::new(*TURNS)) }
+    }
+}
+
+/// As many as there are threads to take them, and as many behind those.
+static TURNS: LazyLock<usize> = LazyLock::new(|| 2 * std::thread::available_parallelism().map_or(2, NonZero::get));
 
 /// Gives its place back when dropped.
 pub(super) struct PeerSlot {
     peer: PeerKey,
+    pub(super) turns: Arc<Semaphore>,
     counts: Arc<Mutex<Counts>>,
 }
 
 impl PerPeer {
     pub(super) fn take(&self, peer: PeerKey, most: usize) -> Option<PeerSlot> {
         let mut counts = self.counts.lock();
-        let count = counts.of.entry(peer).or_default();
-        if *count >= most {
+        let one = counts.of.entry(peer).or_default();
+        if one.count >= most {
             return None;
         }
-        *count += 1;
+        one.count += 1;
+        let turns = one.turns.clone();
         counts.in_all += 1;
-        Some(PeerSlot { peer, counts: self.counts.clone() })
+        Some(PeerSlot { peer, turns, counts: self.counts.clone() })
     }
 
     fn in_all(&self) -> usize {
@@ -251,9 +291,9 @@ impl Drop for PeerSlot {
     fn drop(&mut self) {
         let mut counts = self.counts.lock();
         counts.in_all -= 1;
-        if let Some(count) = counts.of.get_mut(&self.peer) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(one) = counts.of.get_mut(&self.peer) {
+            one.count -= 1;
+            if one.count == 0 {
                 counts.of.remove(&self.peer);
             }
         }
@@ -280,6 +320,26 @@ mod tests {
         assert!(places.take(a, 2).is_some());
         assert_eq!(places.counts.lock().of.len(), 1, "peers without connections are forgotten");
         assert_eq!(places.in_all(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_peers_first_steps_are_taken_in_turn_and_later_ones_are_not() {
+        let turns = Arc::new(Semaphore::new(1));
+        let begun = std::cell::Cell::new(0);
+        // Begins, and then waits for ever.
+        let work = || {
+            in_turn(Some(turns.clone()), async {
+                begun.set(begun.get() + 1);
+                std::future::pending::<()>().await;
+            })
+        };
+        let (mut first, mut second) = (std::pin::pin!(work()), std::pin::pin!(work()));
+        let taken = turns.clone().acquire_owned().await.expect("open");
+        assert!(futures::poll!(first.as_mut()).is_pending() && futures::poll!(second.as_mut()).is_pending());
+        assert_eq!(begun.get(), 0, "somebody else has the turn");
+        drop(taken);
+        assert!(futures::poll!(first.as_mut()).is_pending() && futures::poll!(second.as_mut()).is_pending());
+        assert_eq!((begun.get(), turns.available_permits()), (2, 1), "who waits holds no turn");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! back-off when accepting fails, and a drain at the end. `axum::serve` has
 //! none of these.
 
+mod accept;
 mod answer;
 mod connection;
 mod places;
@@ -13,19 +14,17 @@ mod watch;
 #[cfg(test)]
 pub(crate) use connection::REQUESTS_TO_A_CONNECTION;
 pub(crate) use places::Places;
+#[cfg(test)]
+pub(crate) use stream::TURN;
 pub use tls::TlsError;
 pub(crate) use tls::acceptor as tls_acceptor;
 
 use crate::app::App;
-use crate::auth::{Peer, PeerUser};
 use aether_core::Live;
 use axum::Router;
-use connection::{Conn, PeerKey, PeerSlot, PerPeer};
-use std::future::Future;
+use connection::{Conn, PerPeer};
 use std::io;
-use std::time::Duration;
-use stream::Watched;
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -54,9 +53,6 @@ pub(crate) struct Crowded;
 /// The certificate in force; none: plain HTTP.
 pub(crate) type LiveTls = Live<Option<TlsAcceptor>>;
 
-const BACKOFF_FIRST: Duration = Duration::from_millis(5);
-const BACKOFF_MOST: Duration = Duration::from_secs(1);
-
 /// Serves until `shutdown`, then drains.
 pub(crate) async fn serve(
     listeners: ApiListeners,
@@ -65,7 +61,7 @@ pub(crate) async fn serve(
     router: Router,
     app: &App,
     shutdown: CancellationToken,
-) {
+) -> io::Result<()> {
     let abort = CancellationToken::new();
     let connections = TaskTracker::new();
     let conn = Conn {
@@ -80,16 +76,11 @@ pub(crate) async fn serve(
         tracker: connections.clone(),
     };
     let looking = tokio::spawn(conn.crowd.clone().look_after());
-    let mut loops = tokio::task::JoinSet::new();
-    for listener in listeners.tcp {
-        loops.spawn(accept_tcp(listener, tls.clone(), conn.clone()));
-    }
-    for listener in listeners.unix {
-        loops.spawn(accept_unix(listener, conn.clone()));
-    }
+    let accepted = accept::on_a_thread(listeners, tls, conn)?;
     // Without a listener there is still the scheduler to run.
     shutdown.cancelled().await;
-    while loops.join_next().await.is_some() {}
+    // An error: it is gone already.
+    let _ = accepted.await;
     connections.close();
     app.tasks.close();
     let ended = async {
@@ -102,90 +93,5 @@ pub(crate) async fn serve(
     abort.cancel();
     connections.wait().await;
     looking.abort();
-}
-
-async fn accept_tcp(listener: TcpListener, tls: LiveTls, conn: Conn) {
-    let admit = |(stream, address): (TcpStream, std::net::SocketAddr)| {
-        let Some(slot) = conn.slot_of(PeerKey::of_address(address.ip())) else {
-            tracing::debug!(peer = %address.ip(), "too many connections from one address");
-            return None;
-        };
-        // Small answers must not wait for more to come.
-        let _ = stream.set_nodelay(true);
-        Some((slot, stream, Peer::Tcp(address)))
-    };
-    let serve = |conn: Conn, stream: Watched<TcpStream>, peer: Peer| {
-        let tls = tls.get();
-        let watch = stream.watch();
-        async move {
-            match tls.as_ref() {
-                None => conn.serve(stream, watch, peer).await,
-                Some(tls) => match tokio::time::timeout(conn.header_timeout(), tls.accept(stream)).await {
-                    Ok(Ok(stream)) => conn.serve(stream, watch, peer).await,
-                    Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
-                    Err(_) => tracing::debug!("TLS handshake took too long"),
-                },
-            }
-        }
-    };
-    accept_loop(&conn, || listener.accept(), admit, serve).await;
-}
-
-async fn accept_unix(listener: UnixListener, conn: Conn) {
-    let admit = |(stream, _): (UnixStream, _)| {
-        let peer = match stream.peer_cred() {
-            Ok(cred) => PeerUser { uid: cred.uid(), gid: cred.gid() },
-            Err(error) => {
-                tracing::warn!(%error, "a local connection without peer credentials was refused");
-                return None;
-            }
-        };
-        let Some(slot) = conn.slot_of(PeerKey::User(peer.uid)) else {
-            tracing::debug!(uid = peer.uid, "too many connections from one local user");
-            return None;
-        };
-        Some((slot, stream, Peer::Unix(peer)))
-    };
-    let serve = |conn: Conn, stream: Watched<UnixStream>, peer: Peer| async move {
-        let watch = stream.watch();
-        conn.serve(stream, watch, peer).await;
-    };
-    accept_loop(&conn, || listener.accept(), admit, serve).await;
-}
-
-/// Each accepted connection waits for its place; errors (out of descriptors,
-/// mostly) back off instead of spinning.
-async fn accept_loop<T, S, A, F>(
-    conn: &Conn,
-    accept: impl Fn() -> A,
-    admit: impl Fn(T) -> Option<(PeerSlot, S, Peer)>,
-    serve: impl Fn(Conn, Watched<S>, Peer) -> F,
-) where
-    A: Future<Output = io::Result<T>>,
-    F: Future<Output = ()> + Send + 'static,
-{
-    let mut backoff = BACKOFF_FIRST;
-    loop {
-        let accepted = tokio::select! {
-            () = conn.drain.cancelled() => return,
-            accepted = accept() => accepted,
-        };
-        match accepted {
-            Ok(accepted) => {
-                backoff = BACKOFF_FIRST;
-                let Some((slot, stream, peer)) = admit(accepted) else { continue };
-                let permit = tokio::select! {
-                    () = conn.drain.cancelled() => return,
-                    permit = conn.room() => permit,
-                };
-                let stream = Watched::new(stream, conn.place(slot, permit));
-                conn.tracker.spawn(serve(conn.clone(), stream, peer));
-            }
-            Err(error) => {
-                tracing::warn!(%error, backoff_ms = backoff.as_millis() as u64, "accepting a connection failed");
-                tokio::time::sleep(backoff).await;
-                backoff = (backoff * 2).min(BACKOFF_MOST);
-            }
-        }
-    }
+    Ok(())
 }

@@ -8,13 +8,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 /// What a connection holds of the server's; given back when dropped.
 pub(super) struct Place {
     pub(super) member: Member,
-    pub(super) _permit: OwnedSemaphorePermit,
     pub(super) _slot: PeerSlot,
 }
 
@@ -24,12 +22,19 @@ pub(super) struct Watched<S> {
     cutting: Pin<Box<WaitForCancellationFutureOwned>>,
     /// The last write could not go on.
     blocked: bool,
+    /// Bytes read since there was nothing to read.
+    read: usize,
 }
+
+/// Who always has more to say is heard for so many bytes, then everybody else
+/// is: one connection's frames would otherwise hold a thread for as long as
+/// they come.
+pub(crate) const TURN: usize = 16 * 1024;
 
 impl<S> Watched<S> {
     pub(super) fn new(io: S, place: Place) -> Self {
         let cutting = Box::pin(place.member.watch.cutting());
-        Self { io, place, cutting, blocked: false }
+        Self { io, place, cutting, blocked: false, read: 0 }
     }
 
     pub(super) fn watch(&self) -> Arc<Watch> {
@@ -72,9 +77,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         if self.place.member.watch.is_cut() {
             return Poll::Ready(Err(cut()));
         }
+        if self.read >= TURN {
+            self.read = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let had = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        if polled.is_pending() && self.over(cx) {
-            return Poll::Ready(Err(cut()));
+        self.read += buf.filled().len() - had;
+        if polled.is_pending() {
+            self.read = 0;
+            if self.over(cx) {
+                return Poll::Ready(Err(cut()));
+            }
         }
         polled
     }
@@ -105,5 +120,38 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::connection::{PeerKey, PerPeer};
+    use super::super::watch::Crowd;
+    use super::*;
+    use crate::config::Limits;
+
+    #[tokio::test]
+    async fn who_floods_is_heard_in_turns() {
+        let limits = Limits::default();
+        let slot = PerPeer::default().take(PeerKey::User(1), 1).expect("room");
+        let place = Place { member: Crowd::default().join(&limits, None), _slot: slot };
+        let mut flood = Watched::new(tokio::io::repeat(7), place);
+        let mut turns = 0;
+        std::future::poll_fn(|cx| {
+            let (mut read, mut bytes) = (0, [0; 4096]);
+            loop {
+                let mut buf = ReadBuf::new(&mut bytes);
+                match Pin::new(&mut flood).poll_read(cx, &mut buf) {
+                    Poll::Ready(done) => done.expect("bytes"),
+                    Poll::Pending => break,
+                }
+                read += buf.filled().len();
+                assert!(read <= 16 * 1024, "{read} bytes in one turn");
+            }
+            turns += 1;
+            // Woken again by itself.
+            if turns == 3 { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 }

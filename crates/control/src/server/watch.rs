@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -21,6 +21,11 @@ const SLOWEST: u64 = 1024;
 /// After the farewell of a connection at rest: HTTP/2 peers answer it.
 const FAREWELL: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// So many are looked at, and perhaps cut, before others have their turn:
+/// thousands that came together would end together.
+const LOOKS: usize = 64;
+/// That many may be cut and not yet ended while their places are given on.
+const ENDING: usize = 64;
 
 /// How much longer a peer may keep something waiting. What it takes gives
 /// time back, so that neither a stall nor a trickle holds it for good.
@@ -101,11 +106,13 @@ pub(super) struct Watch {
     untaken: Duration,
     untaken_stream: Duration,
     asked: AtomicBool,
+    /// Its place among the connections.
+    permit: Mutex<Option<OwnedSemaphorePermit>>,
     state: Mutex<State>,
 }
 
 impl Watch {
-    fn new(limits: &Limits) -> Self {
+    fn new(limits: &Limits, permit: Option<OwnedSemaphorePermit>) -> Self {
         let now = Instant::now();
         Self {
             cut: AtomicBool::new(false),
@@ -115,6 +122,7 @@ impl Watch {
             untaken: limits.untaken,
             untaken_stream: limits.untaken_stream,
             asked: AtomicBool::new(false),
+            permit: Mutex::new(permit),
             state: Mutex::new(State {
                 busy: 0,
                 upgraded: false,
@@ -193,6 +201,10 @@ impl Watch {
     fn cut(&self) {
         self.cut.store(true, Ordering::Relaxed);
         self.cutting.cancel();
+    }
+
+    fn give_back(&self) {
+        drop(self.permit.lock().take());
     }
 
     /// Say farewell, and do not wait long for an answer.
@@ -295,8 +307,8 @@ pub(super) struct Member {
 }
 
 impl Crowd {
-    pub(super) fn join(&self, limits: &Limits) -> Member {
-        let watch = Arc::new(Watch::new(limits));
+    pub(super) fn join(&self, limits: &Limits, permit: Option<OwnedSemaphorePermit>) -> Member {
+        let watch = Arc::new(Watch::new(limits, permit));
         let mut members = self.0.members.lock();
         let id = members.next;
         members.next += 1;
@@ -309,9 +321,14 @@ impl Crowd {
     }
 
     /// Cuts those that have been at rest longest, a few at a time so that a
-    /// flood does not have all of them looked at for each that comes.
+    /// flood does not have all of them looked at for each that comes. Their
+    /// places are free at once, unless many that were cut have yet to end.
     pub(super) fn make_room(&self) {
         let members = self.0.members.lock();
+        let ending = members.all.values().filter(|w| w.is_cut()).count();
+        if ending > ENDING.max(members.all.len() / 8) {
+            return;
+        }
         let mut resting: Vec<(Instant, &Arc<Watch>)> = Vec::new();
         for watch in members.all.values().filter(|w| !w.is_cut()) {
             if let Some(since) = watch.state.lock().at_rest() {
@@ -321,6 +338,7 @@ impl Crowd {
         resting.sort_by_key(|(since, _)| *since);
         for (_, watch) in resting.iter().take(1 + members.all.len() / 64) {
             watch.cut();
+            watch.give_back();
         }
     }
 
@@ -333,17 +351,29 @@ impl Crowd {
             if self.0.members.lock().all.is_empty() {
                 self.0.joined.notified().await;
             }
-            let now = every.tick().await;
-            for watch in self.0.members.lock().all.values() {
-                watch.look(now);
+            every.tick().await;
+            let mut from = Some(0);
+            while let Some(first) = from {
+                let some = self.some(first);
+                let now = Instant::now();
+                some.iter().for_each(|(_, watch)| watch.look(now));
+                from = some.last().map(|(id, _)| id + 1);
+                tokio::task::yield_now().await;
             }
         }
+    }
+
+    /// A few, from this one on.
+    fn some(&self, first: u64) -> Vec<(u64, Arc<Watch>)> {
+        let members = self.0.members.lock();
+        members.all.range(first..).take(LOOKS).map(|(id, watch)| (*id, watch.clone())).collect()
     }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
         self.crowd.0.members.lock().all.remove(&self.id);
+        self.watch.give_back();
     }
 }
 
@@ -375,8 +405,12 @@ mod tests {
     fn who_rests_longest_goes_and_who_works_stays() {
         let crowd = Crowd::default();
         let limits = Limits::default();
-        let (working, streaming, first, second) =
-            (crowd.join(&limits), crowd.join(&limits), crowd.join(&limits), crowd.join(&limits));
+        let (working, streaming, first, second) = (
+            crowd.join(&limits, None),
+            crowd.join(&limits, None),
+            crowd.join(&limits, None),
+            crowd.join(&limits, None),
+        );
         let _busy = working.watch.busy();
         let _stream = streaming.watch.answer(Patience::Stream);
         drop(first.watch.busy());
@@ -394,8 +428,13 @@ mod tests {
     fn what_is_left_lying_and_what_begins_nothing_is_cut() {
         let crowd = Crowd::default();
         let limits = Limits::default();
-        let (idle, lying, taken, streamed, socket) =
-            (crowd.join(&limits), crowd.join(&limits), crowd.join(&limits), crowd.join(&limits), crowd.join(&limits));
+        let (idle, lying, taken, streamed, socket) = (
+            crowd.join(&limits, None),
+            crowd.join(&limits, None),
+            crowd.join(&limits, None),
+            crowd.join(&limits, None),
+            crowd.join(&limits, None),
+        );
         let ticket = |m: &Member, patience| (m.watch.answer(patience), m.watch.busy());
         let (left, _a) = ticket(&lying, Patience::Answer);
         left.gave(10);

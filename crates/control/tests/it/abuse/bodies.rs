@@ -2,7 +2,7 @@
 
 use super::Attack;
 use super::Wanted::{self, ClientError, OneAnswer};
-use super::target::Target;
+use super::target::Victim;
 use std::io::Write;
 
 /// Where JSON is read: from the outside in, each by another reader.
@@ -21,7 +21,7 @@ fn packed(unpacked: usize) -> Vec<u8> {
     encoder.finish().expect("packed")
 }
 
-pub(super) fn all(target: &Target) -> Vec<Attack> {
+pub(super) fn all(target: &Victim) -> Vec<Attack> {
     let mut all = Vec::new();
     let mut add = |name, wanted: Wanted, (method, path): (&str, &str), headers: &str, body: &[u8]| {
         let mut bytes = format!(

@@ -2,7 +2,7 @@
 
 use super::Attack;
 use super::Wanted::{self, Closed, NoSuccess, Survived};
-use super::target::Target;
+use super::target::Victim;
 
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(super) const DATA: u8 = 0;
@@ -91,7 +91,7 @@ pub(super) fn statuses(answer: &[u8]) -> Vec<u16> {
     all
 }
 
-pub(super) fn all(target: &Target, n: u64) -> Vec<Attack> {
+pub(super) fn all(target: &Victim, n: u64) -> Vec<Attack> {
     let mut all = Vec::new();
     let mut add = |name, wanted: Wanted, frames: Vec<u8>| {
         all.push(Attack { name, wanted, bytes: [opening(&[]), frames].concat() });
@@ -109,13 +109,13 @@ fn odd(count: u32) -> impl Iterator<Item = u32> {
     (0..count).map(|n| 2 * n + 1)
 }
 
-fn posted(target: &Target, stream: u32, flags: u8) -> Vec<u8> {
+fn posted(target: &Victim, stream: u32, flags: u8) -> Vec<u8> {
     let key = format!("Bearer {}", target.admin);
     let more = [("authorization", key.as_str()), ("content-type", "application/json")];
     frame(HEADERS, END_HEADERS | flags, stream, &head("POST", "/v1/agents", &more))
 }
 
-fn floods(target: &Target, add: &mut Add<'_>) {
+fn floods(target: &Victim, add: &mut Add<'_>) {
     let reset = |stream| frame(RESET, 0, stream, &8u32.to_be_bytes());
     add("h2 rapid reset", Survived, odd(2000).flat_map(|s| [get(s, &[]), reset(s)].concat()).collect());
     let begun = |s| [posted(target, s, 0), reset(s)].concat();
@@ -194,7 +194,7 @@ fn malformed(add: &mut Add<'_>) {
 }
 
 /// What HTTP/2 forbids because HTTP/1 behind it would cut it elsewhere.
-fn hidden(target: &Target, n: u64, add: &mut Add<'_>) {
+fn hidden(target: &Victim, n: u64, add: &mut Add<'_>) {
     let mut field = |name, pairs: &[(&str, &str)]| add(name, NoSuccess, get(1, pairs));
     field("h2 a coding", &[("transfer-encoding", "chunked")]);
     field("h2 a connection", &[("connection", "keep-alive")]);

@@ -1,7 +1,7 @@
 //! Connections that want to stay: thousands, each slow in one way.
 
 use super::http2::{self, ACK, DATA, END_HEADERS, END_STREAM, HEADERS, PING, SETTINGS, WINDOW, frame, head, opening};
-use super::target::{Target, Wire};
+use super::target::{Victim, Wire};
 use super::websocket;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,7 +51,7 @@ impl Held {
     }
 }
 
-fn kinds(target: &Target) -> Vec<Kind> {
+fn kinds(target: &Victim) -> Vec<Kind> {
     let mut all = Vec::new();
     let mut add = |name, then, bytes: Vec<u8>| all.push(Kind { name, bytes, then });
     add("nothing", Then::Nothing, Vec::new());
@@ -85,7 +85,7 @@ fn get(stream: u32, path: &str) -> Vec<u8> {
     frame(HEADERS, END_STREAM | END_HEADERS, stream, &head("GET", path, &[]))
 }
 
-fn two(target: &Target, all: &mut Vec<Kind>) {
+fn two(target: &Victim, all: &mut Vec<Kind>) {
     let mut add = |name, then, bytes: Vec<u8>| all.push(Kind { name, bytes, then });
     let streams = |path| -> Vec<u8> { (0..STREAMS).flat_map(|n| get(2 * n + 1, path)).collect() };
     add("h2 half a preface", Then::Nothing, http2::PREFACE[..20].to_vec());
@@ -112,7 +112,7 @@ fn two(target: &Target, all: &mut Vec<Kind>) {
 }
 
 /// Opens so many, of every kind in turn, and keeps them.
-pub(super) async fn open(target: &Arc<Target>, count: u64) -> Held {
+pub(super) async fn open(target: &Arc<Victim>, count: u64) -> Held {
     let held = Held { stop: Arc::default(), alive: Arc::default() };
     let kinds = Arc::new(kinds(target));
     let dials = Arc::new(tokio::sync::Semaphore::new(DIALS_AT_ONCE));

@@ -2,11 +2,11 @@
 //! a second one hidden where a wrong cut would find it.
 
 use super::Wanted::{ClientError, OneAnswer, Refused};
-use super::target::Target;
+use super::target::Victim;
 use super::{Attack, Wanted};
 
 /// Makes an agent, if it is ever taken for a request.
-fn hidden(target: &Target, n: u64) -> String {
+fn hidden(target: &Victim, n: u64) -> String {
     let body = format!(r#"{{"image":"never","name":"smuggled-{n}"}}"#);
     format!(
         "POST /v1/agents HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
@@ -17,7 +17,7 @@ fn hidden(target: &Target, n: u64) -> String {
 }
 
 /// A request that is read to its end: of a JSON route, with a key.
-fn posted(target: &Target, headers: &str, body: &str) -> String {
+fn posted(target: &Victim, headers: &str, body: &str) -> String {
     format!(
         "POST /v1/agents HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
          {headers}\r\n\r\n{body}",
@@ -25,7 +25,7 @@ fn posted(target: &Target, headers: &str, body: &str) -> String {
     )
 }
 
-pub(super) fn all(target: &Target, n: u64) -> Vec<Attack> {
+pub(super) fn all(target: &Victim, n: u64) -> Vec<Attack> {
     let mut all = Vec::new();
     let mut add = |name, wanted: Wanted, text: String| all.push(Attack { name, wanted, bytes: text.into_bytes() });
     let hidden = hidden(target, n);
@@ -39,7 +39,7 @@ pub(super) fn all(target: &Target, n: u64) -> Vec<Attack> {
 
 type Add<'a> = dyn FnMut(&'static str, Wanted, String) + 'a;
 
-fn lengths(target: &Target, hidden: &str, add: &mut Add<'_>) {
+fn lengths(target: &Victim, hidden: &str, add: &mut Add<'_>) {
     let len = hidden.len();
     add(
         "a body nobody reads",
@@ -93,7 +93,7 @@ fn lengths(target: &Target, hidden: &str, add: &mut Add<'_>) {
     );
 }
 
-fn codings(target: &Target, hidden: &str, add: &mut Add<'_>) {
+fn codings(target: &Victim, hidden: &str, add: &mut Add<'_>) {
     let after_end = format!("0\r\n\r\n{hidden}");
     let all = after_end.len();
     add(
@@ -137,7 +137,7 @@ fn codings(target: &Target, hidden: &str, add: &mut Add<'_>) {
     add("chunks on HTTP/1.0", Refused, old);
 }
 
-fn chunks(target: &Target, hidden: &str, add: &mut Add<'_>) {
+fn chunks(target: &Victim, hidden: &str, add: &mut Add<'_>) {
     let mut chunked = |name, body: String| add(name, OneAnswer, posted(target, "Transfer-Encoding: chunked", &body));
     // Each size is wrong, or means another length to a lenient reader.
     for size in [

@@ -1,4 +1,5 @@
-//! The server under attack, in a process of its own, and what is seen of it.
+//! The server under attack, in a process of its own, and what is seen of it;
+//! and a bare one, which takes whatever comes and answers nothing.
 
 use crate::harness::start;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -6,11 +7,11 @@ use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::net::{TcpSocket, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 use tokio::time::{Instant, timeout};
 
 const CHILD: &str = "AETHER_ABUSE_SERVER";
@@ -37,40 +38,91 @@ pub(super) fn more_descriptors() {
     setrlimit(Resource::RLIMIT_NOFILE, hard.min(65_536), hard).expect("raised");
 }
 
+/// What the bare server waits for more of a connection, and keeps one at all.
+const BARE: [(&str, Duration, Duration); 2] = [
+    ("requests", Duration::from_millis(100), Duration::from_secs(2)),
+    ("connections", Duration::from_secs(8), Duration::from_secs(8)),
+];
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "the server of the test of abuse, started by it"]
 async fn served() {
-    if std::env::var_os(CHILD).is_none() {
+    let Ok(what) = std::env::var(CHILD) else { return };
+    more_descriptors();
+    let parent = || std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+    if let Some((_, pause, most)) = BARE.iter().find(|(name, ..)| *name == what) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let socket = dir.path().join("bare.sock");
+        let tcp = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let told = json!({ "address": tcp.local_addr().expect("address"), "socket": socket, "admin": "", "agent": "" });
+        tokio::spawn(bare(tcp, UnixListener::bind(&socket).expect("binds"), *pause, *most));
+        println!("\nserved: {told}");
+        let _ = tokio::task::spawn_blocking(parent).await;
         return;
     }
-    more_descriptors();
     let server = start().await;
     let agent = server.agent("abused").await;
     let told = json!({
         "address": server.address.to_string(), "socket": server.socket, "admin": server.admin, "agent": agent,
     });
     println!("\nserved: {told}");
-    let parent = || std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
     let _ = tokio::task::spawn_blocking(parent).await;
 }
 
-pub(super) struct Target {
+async fn bare(tcp: TcpListener, unix: UnixListener, pause: Duration, most: Duration) {
+    async fn drain(mut wire: impl Wire, pause: Duration, most: Duration) {
+        let mut buffer = vec![0; 16 * 1024];
+        let drained = async { while matches!(timeout(pause, wire.read(&mut buffer)).await, Ok(Ok(1..))) {} };
+        let _ = timeout(most, drained).await;
+    }
+    loop {
+        tokio::select! {
+            Ok((stream, _)) = tcp.accept() => drop(tokio::spawn(drain(stream, pause, most))),
+            Ok((stream, _)) = unix.accept() => drop(tokio::spawn(drain(stream, pause, most))),
+            else => tokio::time::sleep(pause).await,
+        }
+    }
+}
+
+/// Where attackers go, and what they know.
+#[derive(Clone)]
+pub(super) struct Victim {
     pub(super) address: SocketAddr,
-    pub(super) pid: u32,
     pub(super) admin: String,
     pub(super) agent: String,
     socket: PathBuf,
+}
+
+pub(super) struct Target {
+    pub(super) victim: Arc<Victim>,
+    pub(super) pid: u32,
     child: tokio::process::Child,
     errors: tempfile::NamedTempFile,
     client: reqwest::Client,
 }
 
+impl std::ops::Deref for Target {
+    type Target = Victim;
+    fn deref(&self) -> &Victim {
+        &self.victim
+    }
+}
+
 impl Target {
     pub(super) async fn start() -> Self {
+        Self::of("real", None).await
+    }
+
+    /// A bare server whose attackers take it for this one.
+    pub(super) async fn elsewhere(&self, kind: &str) -> Self {
+        Self::of(kind, Some(self)).await
+    }
+
+    async fn of(kind: &str, taken_for: Option<&Victim>) -> Self {
         let errors = tempfile::NamedTempFile::new().expect("file");
         let mut child = tokio::process::Command::new(std::env::current_exe().expect("this test"))
             .args(["abuse::target::served", "--exact", "--ignored", "--nocapture"])
-            .env(CHILD, "1")
+            .env(CHILD, kind)
             // As `aether server` sets for itself.
             .envs([("MALLOC_ARENA_MAX", "2"), ("MALLOC_TRIM_THRESHOLD_", "262144")])
             .stdin(Stdio::piped())
@@ -88,18 +140,23 @@ impl Target {
         };
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let text = |name: &str| told[name].as_str().expect("text").to_owned();
-        Self {
+        let victim = Victim {
             address: text("address").parse().expect("an address"),
-            pid: child.id().expect("it runs"),
-            admin: text("admin"),
-            agent: text("agent"),
+            admin: taken_for.map_or_else(|| text("admin"), |other| other.admin.clone()),
+            agent: taken_for.map_or_else(|| text("agent"), |other| other.agent.clone()),
             socket: text("socket").into(),
+        };
+        Self {
+            victim: Arc::new(victim),
+            pid: child.id().expect("it runs"),
             child,
             errors,
             client: reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().expect("client"),
         }
     }
+}
 
+impl Victim {
     /// Over the local socket (0), or from an address of the loopback net,
     /// with a small receive buffer if asked for.
     pub(super) async fn dial(&self, way: u8, buffer: Option<u32>) -> std::io::Result<Box<dyn Wire>> {
@@ -146,7 +203,9 @@ impl Target {
             () = sending => unreachable!("it waits"),
         }
     }
+}
 
+impl Target {
     pub(super) fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid)).map_or(usize::MAX, Iterator::count)
     }
@@ -220,79 +279,4 @@ impl Memory {
     pub(super) fn grown(&self) -> u64 {
         self.most.load(Ordering::Relaxed).saturating_sub(self.first)
     }
-}
-
-/// Without an attack, while hostile requests come, while connections stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    Calm,
-    Requests,
-    Connections,
-}
-
-/// A client that does nothing wrong, on one kept connection and now and then
-/// on a new one; on a thread of its own, so that it does not wait for the
-/// attackers' turn.
-pub(super) struct Honest {
-    phase: Arc<Mutex<Phase>>,
-    stop: Arc<AtomicBool>,
-    working: std::thread::JoinHandle<Seen>,
-}
-
-#[derive(Default)]
-pub(super) struct Seen {
-    took: Vec<(Phase, Duration)>,
-    pub(super) failed: Vec<String>,
-}
-
-impl Seen {
-    /// The slowest of a hundred, and of how many.
-    pub(super) fn p99(&self, phase: Phase) -> (Duration, usize) {
-        let mut took: Vec<_> = self.took.iter().filter(|(p, _)| *p == phase).map(|(_, took)| *took).collect();
-        took.sort();
-        (took.get(took.len() * 99 / 100).copied().unwrap_or_default(), took.len())
-    }
-}
-
-impl Honest {
-    #[allow(clippy::disallowed_methods, reason = "its own thread is the point")]
-    pub(super) fn start(target: &Target) -> Self {
-        let (phase, stop) = (Arc::new(Mutex::new(Phase::Calm)), Arc::new(AtomicBool::new(false)));
-        let url = format!("http://{}/v1/agents/{}", target.address, target.agent);
-        let (key, now, ended) = (target.admin.clone(), phase.clone(), stop.clone());
-        let working = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-            runtime.block_on(ask(&url, &key, &now, &ended))
-        });
-        Self { phase, stop, working }
-    }
-
-    pub(super) fn phase(&self, phase: Phase) {
-        *self.phase.lock().expect("lock") = phase;
-    }
-
-    pub(super) fn end(self) -> Seen {
-        self.stop.store(true, Ordering::Relaxed);
-        self.working.join().expect("joined")
-    }
-}
-
-async fn ask(url: &str, key: &str, phase: &Mutex<Phase>, ended: &AtomicBool) -> Seen {
-    let kept = reqwest::Client::builder().no_proxy().build().expect("client");
-    let fresh = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().expect("client");
-    let mut seen = Seen::default();
-    let mut turn = 0u32;
-    while !ended.load(Ordering::Relaxed) {
-        let client = if turn.is_multiple_of(8) { &fresh } else { &kept };
-        turn = turn.wrapping_add(1);
-        let (now, began) = (*phase.lock().expect("lock"), Instant::now());
-        let answer = timeout(LONG, client.get(url).bearer_auth(key).send()).await;
-        let took = began.elapsed();
-        match answer {
-            Ok(Ok(answer)) if answer.status().as_u16() == 200 => seen.took.push((now, took)),
-            other => seen.failed.push(format!("an honest request after {took:?}: {other:?}")),
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    seen
 }

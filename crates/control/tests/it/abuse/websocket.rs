@@ -2,7 +2,7 @@
 
 use super::Attack;
 use super::Wanted::{self, Closed, Survived};
-use super::target::Target;
+use super::target::Victim;
 
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
@@ -35,7 +35,7 @@ fn sized(first: u8, len: u64, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-pub(super) fn upgrade(target: &Target, path: &str) -> Vec<u8> {
+pub(super) fn upgrade(target: &Victim, path: &str) -> Vec<u8> {
     format!(
         "GET /v1/agents/{}/{path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\nConnection: upgrade\r\n\
          Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
@@ -44,7 +44,7 @@ pub(super) fn upgrade(target: &Target, path: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-pub(super) fn all(target: &Target) -> Vec<Attack> {
+pub(super) fn all(target: &Victim) -> Vec<Attack> {
     let mut all = Vec::new();
     let mut add = |name, wanted: Wanted, frames: Vec<u8>| {
         for (path, first) in [("exec", true), ("ports/7", false)] {
