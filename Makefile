@@ -77,6 +77,11 @@ leaks: test-deps release ## the long leak proof: 200 rounds and 50 at once (abou
 	AETHER_BIN=$(RELEASE) AETHER_DEMO=$(DEMO) AETHER_RESULTS=$(abspath results) AETHER_ROUNDS=200 AETHER_BURST=50 \
 	  cargo test -p aether-e2e -- --test-threads=1 --nocapture leaks
 
+.PHONY: rounds
+rounds: test-deps release ## 1,000 rounds of create, exec and destroy, four at once: no growth (about 40 minutes); results/growth.jsonl
+	AETHER_BIN=$(RELEASE) AETHER_GROWTH_ROUNDS=1000 AETHER_RESULTS=$(abspath results) \
+	  cargo test -p aether-e2e --test it -- --nocapture growth::growth_rounds
+
 .PHONY: adoption
 adoption: test-deps guest ## 100 kills of a node with 20 guests and their execs, 200 pids come round (about 40 minutes); results/adoption.jsonl
 	AETHER_KILLS=100 AETHER_ADOPTED=20 AETHER_RECYCLED=2 AETHER_RESULTS=$(abspath results) \

@@ -10,7 +10,7 @@ fn number(name: &str, default: usize) -> usize {
 
 /// KiB of the state folder, without what is bounded by itself: the write-ahead
 /// logs, and the disk that is kept ready for the next agent.
-fn disk_used(server: &Server) -> u64 {
+pub(crate) fn disk_kib(server: &Server) -> u64 {
     let mut du = Command::new("du");
     du.args(["-sk", "--exclude=*.db-wal", "--exclude=*.db-shm", "--exclude=spares"]);
     let out = du.arg(server.path("state")).output().expect("du runs");
@@ -44,7 +44,7 @@ fn leaks_rounds_leave_the_host_as_it_was() {
     };
     round(0);
     let before = idle(&server);
-    let disk = disk_used(&server);
+    let disk = disk_kib(&server);
     let mut counted = Counted::new("leaks", 14, "residue of create-exec-destroy rounds", 0);
     let rounds = number("AETHER_ROUNDS", 6);
     for n in 1..=rounds {
@@ -57,7 +57,7 @@ fn leaks_rounds_leave_the_host_as_it_was() {
     for kind in ["process", "cgroup", "link", "namespace", "mount"] {
         println!("{kind}: {} before, {} after", before.count(kind), after.count(kind));
     }
-    let grown = disk_used(&server).saturating_sub(disk);
+    let grown = disk_kib(&server).saturating_sub(disk);
     println!("the state folder grew by {grown} KiB in {rounds} rounds");
     // What stays of an agent is its history: events, audit rows, execs.
     let history = 1024 + 24 * rounds as u64;

@@ -9,6 +9,7 @@ mod edge;
 mod examples;
 mod faults;
 mod full_disk;
+mod growth;
 mod idempotency;
 mod ipv6;
 mod isolation;
