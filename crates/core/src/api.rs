@@ -168,9 +168,13 @@ pub struct AgentInfo {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<BTreeMap<String, String>>,
     pub status: Observed,
-    /// Of a running agent: the guest does not answer, or its probe fails.
+    /// Of a running agent: the guest does not answer, or not as the protocol
+    /// wants it, or its probe fails.
     #[serde(default)]
     pub unhealthy: bool,
+    /// Which of it, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unhealthy_reason: Option<String>,
     pub desired: Desired,
     pub version: u64,
     pub generation: u64,

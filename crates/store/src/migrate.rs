@@ -36,6 +36,7 @@ pub(crate) const MIGRATIONS: &[Migration] = migrations![
     4 "0004_events",
     5 "0005_agent_updates",
     6 "0006_recovery",
+    7 "0007_unhealthy_reason",
 ];
 
 /// The newest step that this program knows.

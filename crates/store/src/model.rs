@@ -41,6 +41,7 @@ pub struct AgentRow {
     pub exit_signal: Option<String>,
     pub restarts: u32,
     pub unhealthy: bool,
+    pub unhealthy_reason: Option<String>,
     pub error: Option<AgentFailure>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
@@ -394,6 +395,7 @@ pub struct ReportRow {
     pub restarts: u32,
     pub image_digest: Option<String>,
     pub unhealthy: bool,
+    pub unhealthy_reason: Option<String>,
     /// Rises with every report of a node epoch; 0: not counted.
     pub sequence: u64,
 }
@@ -417,6 +419,7 @@ impl ReportRow {
             restarts: 0,
             image_digest: None,
             unhealthy: false,
+            unhealthy_reason: None,
             sequence: 0,
         }
     }

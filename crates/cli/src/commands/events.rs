@@ -129,11 +129,12 @@ fn sentence(event: &EventInfo) -> String {
         event.data["changed"].as_array().into_iter().flatten().filter_map(|v| v.as_str()).collect();
     let error = event.data["error"]["message"].as_str().unwrap_or_default();
     let exit = event.data["exit_code"].as_i64().map(|code| format!("exit code {code}")).unwrap_or_default();
-    let well = match event.data["unhealthy"].as_bool() {
-        Some(true) => "unhealthy",
-        _ => "",
+    let well = match (event.data["unhealthy"].as_bool(), text("unhealthy_reason")) {
+        (Some(true), Some(why)) => format!("unhealthy: {why}"),
+        (Some(true), None) => "unhealthy".to_owned(),
+        _ => String::new(),
     };
-    let parts = [what, well.to_owned(), changed.join(", "), exit, error.to_owned()];
+    let parts = [what, well, changed.join(", "), exit, error.to_owned()];
     let tail: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     format!("{}  {:15} {}  {}", event.time, event.kind, who, tail.join("; ")).trim_end().to_owned()
 }
@@ -161,6 +162,8 @@ mod tests {
         assert_eq!(sentence(&ended), "1970-01-01T00:00:00.000Z  agent.observed  web-1  running → stopped; exit code 3");
         let updated = event("agent.updated", serde_json::json!({ "changed": ["env", "name"] }));
         assert_eq!(sentence(&updated), "1970-01-01T00:00:00.000Z  agent.updated   web-1  env, name");
+        let unwell = serde_json::json!({ "from": "running", "to": "running", "unhealthy": true, "unhealthy_reason": "it lies" });
+        assert!(sentence(&event("agent.updated", unwell)).ends_with("web-1  unhealthy: it lies"));
         assert!(sentence(&event("agent.gone", serde_json::json!({}))).ends_with("agent.gone      web-1"));
     }
 }

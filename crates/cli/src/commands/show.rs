@@ -87,6 +87,7 @@ pub(super) fn details(agent: &AgentInfo) -> String {
         ("Id", agent.id.to_string()),
         ("Alias", text(&agent.alias)),
         ("Status", status(agent, now)),
+        ("Unhealthy", text(&agent.unhealthy_reason)),
         ("Wanted", agent.desired.to_string()),
         ("Version", agent.version.to_string()),
         ("Error", agent.error.as_ref().map(|e| format!("{}: {}", e.code, e.message)).unwrap_or_default()),

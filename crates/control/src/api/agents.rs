@@ -342,6 +342,7 @@ pub(super) fn etag(version: u64) -> HeaderValue {
 
 /// A row as the API shows it, without the env's values.
 pub(crate) fn info(row: AgentRow) -> AgentInfo {
+    let unhealthy = row.unhealthy && row.observed == Observed::Running;
     AgentInfo {
         id: row.id,
         name: row.name.to_string(),
@@ -351,7 +352,8 @@ pub(crate) fn info(row: AgentRow) -> AgentInfo {
         env_names: row.env_names,
         env: None,
         status: row.observed,
-        unhealthy: row.unhealthy && row.observed == Observed::Running,
+        unhealthy,
+        unhealthy_reason: row.unhealthy_reason.filter(|_| unhealthy),
         desired: row.desired,
         version: row.version,
         generation: row.generation,

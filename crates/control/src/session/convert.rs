@@ -57,6 +57,7 @@ pub(super) fn report(report: AgentReport) -> Result<ReportRow, String> {
         restarts: report.restarts,
         image_digest: some(&report.image_digest),
         unhealthy: report.unhealthy,
+        unhealthy_reason: some(&report.unhealthy_reason).map(|reason| clean(&reason)),
         sequence: report.sequence,
     })
 }
@@ -118,7 +119,9 @@ mod tests {
         };
         let row = report(good.clone()).expect("good");
         assert_eq!(row.error.map(|e| e.message), Some("line line".to_owned()));
-        assert_eq!((row.isolation, row.queue_position), (None, None));
+        assert_eq!((row.isolation, row.queue_position, row.unhealthy_reason), (None, None, None));
+        let unwell = AgentReport { unhealthy: true, unhealthy_reason: "a\x1bb".into(), ..good.clone() };
+        assert_eq!(report(unwell).expect("good").unhealthy_reason.as_deref(), Some("a b"));
         assert!(report(AgentReport { observed: "zombie".into(), ..good.clone() }).is_err());
         assert!(report(AgentReport { agent_id: "../x".into(), ..good }).is_err());
     }

@@ -1,6 +1,6 @@
 use crate::harness::{ok, over_socket, problem, start, start_with};
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 #[tokio::test]
@@ -174,6 +174,22 @@ async fn health_and_stats() {
     assert!(conflict["remedy"].as_str().is_some_and(|r| r.contains("Wait")));
     let (_, nodes) = over_socket(&server.socket, "/v1/scheduler/nodes").await;
     assert_eq!((nodes[0]["status"].as_str(), nodes[0]["engine"].as_str()), (Some("ready"), Some("qemu")));
+}
+
+#[tokio::test]
+async fn an_agent_whose_guest_lies_says_so() {
+    let server = start().await;
+    ok(server.post("/v1/agents?wait=running", json!({ "image": "liar", "name": "liar" }))).await;
+    let unwell = |s: Value| s["unhealthy"] == true && s["unhealthy_reason"] == "it lies";
+    server.until(|s| async move { unwell(ok(s.get("/v1/agents/liar")).await.1) }).await;
+    let (_, listed) = ok(server.get("/v1/agents")).await;
+    assert!(unwell(listed["data"][0].clone()), "{listed}");
+    let (_, events) = ok(server.get("/v1/events")).await;
+    let told = |e: &Value| e["kind"] == "agent.updated" && e["data"]["unhealthy_reason"] == "it lies";
+    assert!(events["data"].as_array().is_some_and(|all| all.iter().any(told)), "{events}");
+    ok(server.post("/v1/agents/liar/stop", json!({}))).await;
+    let stopped = |s: &Value| s["status"] == "stopped" && s["unhealthy"] == false && s["unhealthy_reason"].is_null();
+    server.until(|s| async move { stopped(&ok(s.get("/v1/agents/liar")).await.1) }).await;
 }
 
 /// More than a pass looks at wait for room that there is not.

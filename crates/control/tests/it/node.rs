@@ -128,6 +128,11 @@ impl FakeNode {
                 of("creating"),
                 AgentReport { error_code: "BOOT_FAILED".into(), error_message: "no\nboot".into(), ..of("failed") },
             ],
+            ("running", "liar") => vec![
+                of("creating"),
+                of("running"),
+                AgentReport { unhealthy: true, unhealthy_reason: "it\nlies".into(), ..of("running") },
+            ],
             ("running", _) => vec![of("creating"), of("running")],
             ("stopped", _) => vec![of("stopping"), AgentReport { exit_code: Some(0), ..of("stopped") }],
             _ => vec![of("gone")],

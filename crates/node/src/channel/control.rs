@@ -47,7 +47,11 @@ impl GuestClient {
     pub async fn health_within(&self, limit: Duration) -> Result<wire::HealthResponse, ChannelError> {
         let guest = &self.inner.guest;
         let call = || guest.health(wire::HealthRequest::default());
-        let answer = self.within(&self.inner.control, limit, Repeat::Yes, call).await?;
+        // Who asks judges what a lost answer means.
+        let answer = match self.attempt(&self.inner.control, limit, Repeat::Yes, call).await {
+            Err(ChannelError::Timeout) => return Err(ChannelError::Timeout),
+            answer => self.noted(answer)?,
+        };
         Ok(bounds::health(answer.into_owned()))
     }
 
@@ -88,7 +92,7 @@ impl GuestClient {
     /// Events with a sequence above `after`, then live ones. Goes on over
     /// reconnects; ends with an error when the guest cannot be reached.
     pub fn events(&self, after: u64) -> impl Stream<Item = Result<wire::Event, ChannelError>> + Send + use<> {
-        let client = self.clone();
+        let (client, reader) = (self.clone(), self.clone());
         let open = move |after: u64| {
             let client = client.clone();
             async move {
@@ -98,7 +102,7 @@ impl GuestClient {
             }
         };
         futures::stream::unfold(Some((after, None, Fruitless::default())), move |state| {
-            let open = open.clone();
+            let (open, reader) = (open.clone(), reader.clone());
             async move {
                 let (mut after, mut stream, mut fruitless) = state?;
                 loop {
@@ -112,20 +116,25 @@ impl GuestClient {
                     let message = match live.message().await {
                         Ok(Some(message)) => message.to_owned_message(),
                         // The guest never ends this stream by itself.
-                        Ok(None) => return Some((Err(ChannelError::Gone), None)),
+                        Ok(None) => {
+                            let ended = reader.noted(Err(ChannelError::protocol("the events ended")));
+                            return Some((ended, None));
+                        }
                         Err(error) => match ChannelError::from(error) {
                             ChannelError::Gone => {
                                 if let Err(error) = fruitless.pause().await {
+                                    reader.inner.conduct.note_cuts();
                                     return Some((Err(error), None));
                                 }
                                 continue;
                             }
-                            other => return Some((Err(other), None)),
+                            other => return Some((reader.noted(Err(other)), None)),
                         },
                     };
                     // A sequence that does not rise would make us spin or repeat.
                     if message.sequence <= after {
-                        return Some((Err(ChannelError::protocol("event sequence went back")), None));
+                        let went_back = Err(ChannelError::protocol("event sequence went back"));
+                        return Some((reader.noted(went_back), None));
                     }
                     after = message.sequence;
                     fruitless.reset();

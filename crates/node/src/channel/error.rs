@@ -52,7 +52,21 @@ impl From<ConnectError> for ChannelError {
         match error.code {
             ErrorCode::DeadlineExceeded => ChannelError::Timeout,
             ErrorCode::Internal if CutError::made(message) => ChannelError::Gone,
+            _ if UNREADABLE.iter().any(|begin| message.starts_with(begin)) => ChannelError::protocol(message),
             code => ChannelError::remote(code, message),
         }
     }
 }
+
+/// How Connect's client begins its errors about an answer that is none. A
+/// guest that says the same of itself says that it breaks the protocol.
+const UNREADABLE: [&str; 8] = [
+    "failed to decode response",
+    "message size ",
+    "response body size exceeds",
+    "response buffer exceeds",
+    "unexpected content-type",
+    "unsupported response compression",
+    "received compressed message",
+    "Connect streaming response ended",
+];

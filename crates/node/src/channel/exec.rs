@@ -32,7 +32,8 @@ impl GuestClient {
         };
         futures::stream::unfold(Some(reader), |reader| async move {
             let mut reader = reader?;
-            match reader.next().await {
+            let next = reader.next().await;
+            match reader.client.noted(next) {
                 Ok(event) => {
                     let last = matches!(event.event, Some(OutputKind::Exited(_)));
                     Some((Ok(event), (!last).then_some(reader)))
@@ -66,7 +67,10 @@ impl GuestClient {
         let request = wire::InputRequest { exec_id: exec_id.to_owned(), data, eof, ..Default::default() };
         // A process that does not read its input holds this call up.
         let limit = Duration::from_secs(600);
-        self.within(&self.inner.data, limit, Repeat::No, || exec.input(request.clone())).await.map(drop)
+        match self.attempt(&self.inner.data, limit, Repeat::No, || exec.input(request.clone())).await {
+            Err(ChannelError::Timeout) => Err(ChannelError::Timeout),
+            answer => self.noted(answer).map(drop),
+        }
     }
 
     /// Any signal by number, to the whole process group.
@@ -105,12 +109,13 @@ impl GuestClient {
         let exec = &self.inner.exec;
         let call = || exec.logs(request.clone());
         let stream = self.within(&self.inner.data, CALL_LIMIT, Repeat::Yes, call).await?;
-        Ok(futures::stream::unfold(Some(stream), |stream| async move {
-            let mut stream = stream?;
+        let state = (self.clone(), stream);
+        Ok(futures::stream::unfold(Some(state), |state| async move {
+            let (client, mut stream) = state?;
             match stream.message().await {
-                Ok(Some(line)) => Some((Ok(bounds::log_line(line.to_owned_message())), Some(stream))),
+                Ok(Some(line)) => Some((Ok(bounds::log_line(line.to_owned_message())), Some((client, stream)))),
                 Ok(None) => None,
-                Err(error) => Some((Err(error.into()), None)),
+                Err(error) => Some((client.noted(Err(error.into())), None)),
             }
         }))
     }
@@ -143,7 +148,10 @@ impl OutputReader {
                 Err(error) => match ChannelError::from(error) {
                     ChannelError::Gone => {
                         self.stream = None;
-                        self.fruitless.pause().await?;
+                        if let Err(error) = self.fruitless.pause().await {
+                            self.client.inner.conduct.note_cuts();
+                            return Err(error);
+                        }
                     }
                     other => return Err(other),
                 },

@@ -64,7 +64,7 @@ impl GuestClient {
         let request = fs::StatRequest { path: path.to_owned(), ..Default::default() };
         let call = || client.stat_with_options(request.clone(), as_user(user));
         let answer = self.within(&self.inner.data, CALL_LIMIT, Repeat::Yes, call).await?;
-        required(answer.into_owned().entry.into_option())
+        self.noted(required(answer.into_owned().entry.into_option()))
     }
 
     /// `depth` 0 means 1.
@@ -87,7 +87,7 @@ impl GuestClient {
         let request = fs::MakeDirRequest { path: path.to_owned(), ..Default::default() };
         let call = || client.make_dir_with_options(request.clone(), as_user(user));
         let answer = self.within(&self.inner.data, CALL_LIMIT, Repeat::No, call).await?;
-        required(answer.into_owned().entry.into_option())
+        self.noted(required(answer.into_owned().entry.into_option()))
     }
 
     /// Recursive; a missing path is success.
@@ -109,7 +109,7 @@ impl GuestClient {
             fs::MoveRequest { source: source.to_owned(), destination: destination.to_owned(), ..Default::default() };
         let call = || client.move_with_options(request.clone(), as_user(user));
         let answer = self.within(&self.inner.data, CALL_LIMIT, Repeat::No, call).await?;
-        required(answer.into_owned().entry.into_option())
+        self.noted(required(answer.into_owned().entry.into_option()))
     }
 
     /// `range` is a Range header's value, such as `bytes=0-9`.
@@ -151,10 +151,10 @@ impl GuestClient {
         let request = Request::post(uri("/files", path, user, &more))
             .header(http::header::CONTENT_TYPE, "application/octet-stream");
         let answer = self.exchange(request, outgoing(body)).await?;
-        let text = small_body(answer.into_body()).await?;
-        let mut written: Vec<WrittenFile> =
-            serde_json::from_slice(&text).map_err(|_| ChannelError::protocol("not a file report"))?;
-        let written = written.pop().ok_or_else(|| ChannelError::protocol("empty file report"))?;
+        let text = self.noted(small_body(answer.into_body()).await)?;
+        let written = serde_json::from_slice(&text).map_err(|_| ChannelError::protocol("not a file report"));
+        let mut written: Vec<WrittenFile> = self.noted(written)?;
+        let written = self.noted(written.pop().ok_or_else(|| ChannelError::protocol("empty file report")))?;
         Ok(WrittenFile {
             name: bounds::bounded_text(&written.name, bounds::TEXT),
             path: bounds::bounded_text(&written.path, bounds::TEXT),
@@ -179,7 +179,7 @@ impl GuestClient {
             .uri(uri("/archive", path, user, &[]))
             .header(http::header::CONTENT_TYPE, "application/x-tar");
         let answer = self.exchange(request, outgoing(body)).await?;
-        small_body(answer.into_body()).await.map(drop)
+        self.noted(small_body(answer.into_body()).await).map(drop)
     }
 
     /// Sends to the guest's data lane as it is (E2B's routes); the answer's
@@ -204,7 +204,7 @@ impl GuestClient {
         let answer = if upload {
             sent.await?
         } else {
-            tokio::time::timeout(HEAD_LIMIT, sent).await.map_err(|_| ChannelError::Timeout)??
+            self.noted(tokio::time::timeout(HEAD_LIMIT, sent).await.map_err(|_| ChannelError::Timeout))??
         };
         if answer.status().is_success() {
             return Ok(answer);

@@ -12,6 +12,7 @@
 //! Not here: what a call means for an agent, and where the token is kept.
 
 mod bounds;
+mod conduct;
 mod control;
 mod error;
 mod exec;
@@ -29,6 +30,7 @@ pub use files::{ByteStream, FileHead, WrittenFile};
 pub use lane::{CutError, GuestBody};
 
 use crate::engine::ChannelToken;
+use conduct::Conduct;
 use connectrpc::client::ClientConfig;
 use lane::{Lane, Tokens, Transport};
 use std::path::PathBuf;
@@ -58,6 +60,7 @@ struct Inner {
     data: Arc<Lane>,
     tokens: Arc<Tokens>,
     closed: CancellationToken,
+    conduct: Conduct,
     guest: ControlClient<Transport>,
     exec: ExecClient<Transport>,
     filesystem: filesystem::FilesystemClient<Transport>,
@@ -95,6 +98,7 @@ impl GuestClient {
             data,
             tokens,
             closed,
+            conduct: Conduct::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -121,9 +125,44 @@ impl GuestClient {
         self.inner.data.reset();
     }
 
+    /// Why the guest is not to be trusted at the moment: it broke the protocol
+    /// or left a call without an answer, not long ago.
+    pub fn breach(&self) -> Option<String> {
+        self.inner.conduct.breach()
+    }
+
+    /// Returns when there is one more breach than when it last returned.
+    pub async fn breached(&self) {
+        self.inner.conduct.noted().await;
+    }
+
+    /// Remembers an error that is the guest's fault.
+    fn noted<T>(&self, went: Result<T, ChannelError>) -> Result<T, ChannelError> {
+        if let Err(error) = &went {
+            self.inner.conduct.note(error);
+        }
+        went
+    }
+
+    /// As [`GuestClient::attempt`], for calls that a well-behaved guest
+    /// answers within their limits.
+    async fn within<R, F, Fut>(
+        &self,
+        lane: &Arc<Lane>,
+        limit: Duration,
+        repeat: Repeat,
+        call: F,
+    ) -> Result<R, ChannelError>
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<R, connectrpc::ConnectError>>,
+    {
+        self.noted(self.attempt(lane, limit, repeat, call).await)
+    }
+
     /// Runs `call` within `limit`. With `repeat`, a cut in mid-call is met by
     /// calling again; without, the caller cannot know whether it was done.
-    async fn within<R, F, Fut>(
+    async fn attempt<R, F, Fut>(
         &self,
         lane: &Arc<Lane>,
         limit: Duration,
@@ -146,7 +185,11 @@ impl GuestClient {
                 }
             };
             let again = matches!(error, ChannelError::Gone) && matches!(repeat, Repeat::Yes);
-            if !again || self.inner.closed.is_cancelled() || Instant::now() >= deadline {
+            if !again || self.inner.closed.is_cancelled() {
+                return Err(error);
+            }
+            if Instant::now() >= deadline {
+                self.inner.conduct.note_cuts();
                 return Err(error);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -25,9 +25,11 @@ impl DataService {
             _ if h.probe_message.is_empty() => "the probe succeeds".to_owned(),
             _ => format!("the probe fails: {}", h.probe_message),
         };
+        // That it answers this does not make up for what it does otherwise.
+        let breach = up.client.breach();
         Ok(wire::HealthResponse {
-            healthy: h.healthy && h.probe != "unhealthy",
-            message,
+            healthy: h.healthy && h.probe != "unhealthy" && breach.is_none(),
+            message: breach.unwrap_or(message),
             checked_at_ms: if probed { h.probe_checked_at_ms } else { checked_at_ms },
             probe: h.probe,
             probe_failures: h.probe_failures,

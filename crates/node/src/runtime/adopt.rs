@@ -104,11 +104,11 @@ impl Sandbox {
         }
         self.row.secrets.token = Some(token);
         let mut run = Run::new(&self.host, vmm, client);
-        run.watch_guest(&self.host, self.row.guest_event);
+        run.watch_guest(&self.host, self.row.guest_event, healthy);
         self.run = Some(run);
         if !healthy {
             tracing::warn!(agent = %self.agent_id(), "adopted, but its guest does not answer");
-            self.status.send_modify(|s| s.unhealthy = true);
+            self.status.send_modify(|s| s.unwell = Some("the guest does not answer".to_owned()));
         }
         if let Err(e) = self.host.journal.put(&self.row).await {
             tracing::error!(agent = %self.agent_id(), error = %e, "the adoption is not journaled");

@@ -289,7 +289,7 @@ impl Sandbox {
                     Err(failure::died(&exit, code::BOOT_FAILED, "The sandbox ended while booting").into())
                 }
                 // No other watcher runs yet.
-                Signal::Guest(_) | Signal::Healthy(_) => Err(BootEnd::Cancelled),
+                Signal::Guest(_) | Signal::Health(_) => Err(BootEnd::Cancelled),
             },
             () = Sandbox::unwanted(&mut unwanted, &self.host) => Err(BootEnd::Cancelled),
         }
@@ -314,7 +314,7 @@ impl Sandbox {
                 Signal::Ended(exit) => {
                     failure::died(&exit, code::SANDBOX_DIED, "The sandbox ended while it was set up").into()
                 }
-                Signal::Guest(_) | Signal::Healthy(_) => BootEnd::Cancelled,
+                Signal::Guest(_) | Signal::Health(_) => BootEnd::Cancelled,
             }),
         };
         if !answer.main_error.is_empty() {
@@ -333,7 +333,7 @@ impl Sandbox {
         self.row.started_at = Some(self.host.clock.now());
         step!("boot.note_up", self.host.journal.put(&self.row)).await?;
         if let Some(run) = self.run.as_mut() {
-            run.watch_guest(&self.host, self.row.guest_event);
+            run.watch_guest(&self.host, self.row.guest_event, true);
         }
         self.queue_position = 0;
         self.tell();

@@ -28,12 +28,13 @@ pub(crate) struct Status {
     pub client: Option<GuestClient>,
     pub vmm: Option<Arc<Vmm>>,
     pub slot: Option<u32>,
-    pub unhealthy: bool,
+    /// Why the guest is not well; bounded, for it may have written it.
+    pub unwell: Option<String>,
 }
 
 impl Status {
     pub(crate) fn of(row: &SandboxRow) -> Self {
-        Self { observed: row.observed, client: None, vmm: None, slot: row.slot, unhealthy: false }
+        Self { observed: row.observed, client: None, vmm: None, slot: row.slot, unwell: None }
     }
 }
 
@@ -227,8 +228,9 @@ impl Sandbox {
     pub(super) async fn take_in(&mut self, signal: Signal) -> Result<(), Fault> {
         match signal {
             Signal::Ended(exit) => self.died = Some(exit),
-            Signal::Healthy(healthy) => {
-                self.status.send_modify(|s| s.unhealthy = !healthy);
+            Signal::Health(unwell) => {
+                tracing::info!(agent = %self.agent_id(), why = unwell.as_deref().unwrap_or("well"), "the guest's health");
+                self.status.send_modify(|s| s.unwell = unwell);
                 self.tell();
             }
             Signal::Guest(event) => {
@@ -285,7 +287,7 @@ impl Sandbox {
             s.slot = self.row.slot;
             s.client = self.run.as_ref().filter(|_| up).map(|run| run.client.clone());
             s.vmm = self.run.as_ref().map(|run| run.vmm.clone());
-            s.unhealthy &= up;
+            s.unwell.take_if(|_| !up);
         });
         if self.row.observed != Observed::Pending {
             self.host.reports.tell(self.agent_id(), self.report());
@@ -294,6 +296,7 @@ impl Sandbox {
 
     fn report(&self) -> AgentReport {
         let row = &self.row;
+        let unwell = self.status.borrow().unwell.clone();
         let disk_encryption = match &row.disk {
             Some(disk) if disk.encrypted => "luks",
             Some(_) => "none",
@@ -315,7 +318,8 @@ impl Sandbox {
             queue_position: self.queue_position,
             restarts: row.restarts,
             image_digest: row.image.as_ref().map(|i| i.digest.clone()).unwrap_or_default(),
-            unhealthy: self.status.borrow().unhealthy,
+            unhealthy: unwell.is_some(),
+            unhealthy_reason: unwell.unwrap_or_default(),
             sequence: 0,
         }
     }

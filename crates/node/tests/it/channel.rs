@@ -11,4 +11,4 @@ mod port;
 mod probe;
 mod resync;
 mod sandbox;
-mod scripted;
+pub(crate) mod scripted;

@@ -5,6 +5,7 @@ mod adoption;
 mod exec;
 mod failpoints;
 mod faults;
+mod liar;
 mod life;
 mod mtls;
 mod orphans;

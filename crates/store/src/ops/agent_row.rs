@@ -12,8 +12,9 @@ use std::collections::BTreeMap;
 /// In the order in which they are read.
 pub(crate) const COLUMNS: &str = "error_code, error_message, id, tenant_id, name, alias, spec, env_names, desired, \
     observed, version, generation, pending_restart, node_id, assigned, isolation, engine, disk_encryption, \
-    image_digest, placement_reason, queue_position, exit_code, exit_signal, restarts, unhealthy, created_ms, \
-    updated_ms, started_ms, stopped_ms, expires_ms, stop_force, stop_timeout_ms, report_epoch, report_sequence";
+    image_digest, placement_reason, queue_position, exit_code, exit_signal, restarts, unhealthy, unhealthy_reason, \
+    created_ms, updated_ms, started_ms, stopped_ms, expires_ms, stop_force, stop_timeout_ms, report_epoch, \
+    report_sequence";
 
 pub(crate) fn decode(row: &Row) -> Result<AgentRow, StoreError> {
     let error = row.text_opt("error_code")?;
@@ -42,6 +43,7 @@ pub(crate) fn decode(row: &Row) -> Result<AgentRow, StoreError> {
         exit_signal: row.text_opt("exit_signal")?,
         restarts: row.small("restarts")?,
         unhealthy: row.flag("unhealthy")?,
+        unhealthy_reason: row.text_opt("unhealthy_reason")?,
         error: error.map(|code| AgentFailure { code, message: message.unwrap_or_default() }),
         created_at: row.time("created_ms")?,
         updated_at: row.time("updated_ms")?,
@@ -114,8 +116,8 @@ pub(crate) async fn save(
                 queue_position = $12, exit_code = $13, exit_signal = $14, restarts = $15, unhealthy = $16,
                 error_code = $17, error_message = $18, updated_ms = $19, started_ms = $20, stopped_ms = $21,
                 expires_ms = $22, stop_force = $23, stop_timeout_ms = $24, name = $25, spec = $26, env_names = $27,
-                pending_restart = $28, recovery = $29
-             WHERE id = $30 AND version = $31",
+                pending_restart = $28, recovery = $29, unhealthy_reason = $30
+             WHERE id = $31 AND version = $32",
             params![
                 row.desired.as_str(),
                 row.observed.as_str(),
@@ -146,6 +148,7 @@ pub(crate) async fn save(
                 to_json(&row.env_names)?,
                 to_json(&row.pending_restart)?,
                 row.spec.recovery.as_str(),
+                row.unhealthy_reason.as_deref(),
                 row.id.as_str(),
                 held,
             ],

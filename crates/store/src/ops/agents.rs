@@ -70,6 +70,7 @@ fn fresh_row(cx: &Context, scope: &TenantScope, new: &NewAgent) -> AgentRow {
         exit_signal: None,
         restarts: 0,
         unhealthy: false,
+        unhealthy_reason: None,
         error: None,
         created_at: now,
         updated_at: now,

@@ -108,6 +108,7 @@ fn start_afresh(row: &mut AgentRow) {
     row.exit_signal = None;
     row.restarts = 0;
     row.unhealthy = false;
+    row.unhealthy_reason = None;
     row.error = None;
     row.started_at = None;
     row.stopped_at = None;

@@ -108,6 +108,9 @@ async fn write(
     if from == to {
         data["unhealthy"] = json!(next.unhealthy);
     }
+    if let Some(reason) = &next.unhealthy_reason {
+        data["unhealthy_reason"] = json!(reason);
+    }
     if let Some(error) = &next.error {
         data["error"] = json!({ "code": error.code, "message": error.message });
     }
@@ -151,6 +154,7 @@ fn with_facts(row: &AgentRow, report: &ReportRow, now: Timestamp) -> AgentRow {
     next.exit_code = report.exit_code.or(next.exit_code);
     next.restarts = report.restarts;
     next.unhealthy = report.unhealthy;
+    next.unhealthy_reason = report.unhealthy_reason.as_deref().filter(|_| report.unhealthy).map(bounded);
     let queued = matches!(to, Observed::Pending | Observed::Creating | Observed::Restoring);
     next.queue_position = report.queue_position.filter(|_| queued);
     if let Some(error) = &report.error {

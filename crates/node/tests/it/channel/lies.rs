@@ -266,6 +266,7 @@ async fn lied_to(rpc: &Rpc, lie: Lie) -> Result<(), String> {
         return Err(format!("{taken} bytes of it were taken, more than {fair}"));
     }
     judge(rpc, lie, &went, silent)?;
+    known(rpc, lie, went.is_err(), client.breach())?;
     // The same guest is asked something else, on both lanes. A paused clock may leap while bytes are on their way, which
     // is a time-out that is none.
     let mut last = Ok(());
@@ -305,6 +306,34 @@ fn judge(rpc: &Rpc, lie: Lie, went: &Went, silent: bool) -> Result<(), String> {
             }
             Ok(())
         }
+    }
+}
+
+/// Whoever looks at the agent learns of the lie.
+fn known(rpc: &Rpc, lie: Lie, failed: bool, breach: Option<String>) -> Result<(), String> {
+    let is = |names: &[&str]| names.contains(&rpc.name);
+    let wanted = match lie {
+        // No lie, but an answer.
+        Lie::Refusal => Some(false),
+        // Who watches the guest's health counts its misses, and a process may not read its input.
+        Lie::Silence | Lie::Stall | Lie::Trickle if is(&["Guest/Health", "Exec/Input"]) => None,
+        Lie::Silence | Lie::Stall | Lie::Trickle => (!rpc.stream).then_some(true),
+        Lie::Giant | Lie::Endless | Lie::WrongType | Lie::Garbage | Lie::GarbageAfter => Some(true),
+        Lie::Flood | Lie::Swarm | Lie::Absurd => failed.then_some(true),
+        // Where a call is not made again, a cut may be ours.
+        Lie::GiantHead | Lie::Reset | Lie::Cut
+            if is(&["Guest/Health", "Guest/Shutdown", "Exec/Signal", "Exec/Input", "Exec/Logs"]) =>
+        {
+            None
+        }
+        Lie::GiantHead | Lie::Reset | Lie::Cut => Some(true),
+    };
+    match wanted {
+        Some(wanted) if wanted != breach.is_some() => Err(format!("known of it: {breach:?}")),
+        _ if breach.as_ref().is_some_and(|text| text.is_empty() || text.len() > 1100) => {
+            Err(format!("its reason has {} bytes", breach.unwrap_or_default().len()))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,7 +1,9 @@
 //! A guest that is not ours: it says hello as the protocol wants it, answers
 //! every call with an empty message, and one of them with a lie.
 
+use aether_node::channel::wire;
 use aether_proto::channel::{self, HELLO_LEN, MESSAGE_SIZE, TOKEN_LEN};
+use buffa::Message as _;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -27,7 +29,7 @@ const PIECE: usize = 16 * 1024;
 
 /// What an answer is instead of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lie {
+pub(crate) enum Lie {
     /// Nothing, for ever.
     Silence,
     /// Its head, then nothing.
@@ -79,19 +81,19 @@ pub(super) const LIES: [Lie; 15] = [
 ];
 
 /// Which call is lied to, and how.
-pub(super) struct Script {
+pub(crate) struct Script {
     /// `Service/Method`.
-    pub(super) target: &'static str,
-    pub(super) lie: Lie,
+    pub(crate) target: &'static str,
+    pub(crate) lie: Lie,
     /// A good message, and what the next one of a flood is.
-    pub(super) good: fn(u64) -> Vec<u8>,
-    pub(super) absurd: Vec<u8>,
+    pub(crate) good: fn(u64) -> Vec<u8>,
+    pub(crate) absurd: Vec<u8>,
     /// Bytes of lies that the host has taken.
-    pub(super) taken: AtomicU64,
+    pub(crate) taken: AtomicU64,
 }
 
 /// Serves both lanes until it is dropped.
-pub(super) struct Scripted {
+pub(crate) struct Scripted {
     lanes: Vec<AbortHandle>,
 }
 
@@ -102,7 +104,7 @@ impl Drop for Scripted {
 }
 
 impl Scripted {
-    pub(super) fn start(dir: &Path, script: &Arc<Script>) -> Self {
+    pub(crate) fn start(dir: &Path, script: &Arc<Script>) -> Self {
         let lane = |name: &str| {
             let listener = UnixListener::bind(dir.join(name)).expect("bound");
             let script = script.clone();
@@ -149,7 +151,10 @@ type Body = StreamBody<BoxStream<'static, Result<Frame<Bytes>, std::io::Error>>>
 async fn answer(request: Request<Incoming>, script: Arc<Script>, cut: CancellationToken) -> Response<Body> {
     let streaming = request.headers().get("content-type").is_some_and(|t| t == "application/connect+proto");
     if !request.uri().path().ends_with(script.target) {
-        return reply(streaming, futures::stream::iter([honest(streaming)]).boxed());
+        let well = request.uri().path().ends_with("Guest/Health");
+        let health = wire::HealthResponse { healthy: true, identified: true, ..Default::default() };
+        let answer = if well { health.encode_to_vec().into() } else { honest(streaming) };
+        return reply(streaming, futures::stream::iter([answer]).boxed());
     }
     tokio::time::sleep(PAUSE).await;
     let lie = script.lie;

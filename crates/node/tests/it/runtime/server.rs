@@ -146,6 +146,15 @@ impl Server {
         .await
     }
 
+    /// Waits until the newest report of an agent says that it is well, or not.
+    pub(super) async fn health(&self, agent: &str, well: bool) -> AgentReport {
+        self.until("change of its health", |s| {
+            let last = s.reports.iter().rfind(|r| r.agent_id == agent)?;
+            (last.unhealthy != well).then(|| last.clone())
+        })
+        .await
+    }
+
     pub(super) async fn hello(&self, count: usize) -> NodeHello {
         self.until("hello", |s| s.hellos.get(count - 1).cloned()).await
     }

@@ -1,0 +1,2 @@
+-- Why a running agent is unhealthy, in words.
+ALTER TABLE agents ADD COLUMN unhealthy_reason TEXT;
