@@ -128,9 +128,11 @@ fn a_wall_clock_that_leaps_ends_nothing_early() {
     rig.server.launch();
     rig.cli.wait_status("steady", "running");
     rig.mayfly_lives();
+    // On a busy machine it may be over long before it is looked for.
+    let looked = rig.ran.elapsed();
     wait_for("the time to live to be over", LONG, || (rig.cli.status("mayfly") == "stopped").then_some(()));
     let (most, least) = (rig.asked.elapsed(), rig.ran.elapsed());
-    assert!(most >= TTL && least < TTL + SLACK, "it lived {least:?} to {most:?}");
+    assert!(most >= TTL && least < TTL.max(looked) + SLACK, "it lived {least:?} to {most:?}");
     (counted.n, counted.faults) = (counted.n + 1, counted.faults + 1);
     rig.faults.shift_clock(0);
     assert_eq!(rig.cli.ok(&BOOT_ID), rig.boot_id);
