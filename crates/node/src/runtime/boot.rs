@@ -30,7 +30,7 @@ impl Sandbox {
         (self.row.started_at, self.row.stopped_at, self.row.ends) = (None, None, None);
         (self.row.restarts, self.row.guest_event) = (0, 0);
         self.row.boot_id.clear();
-        self.main_ended = false;
+        (self.main_ended, self.failing) = (false, None);
         self.row.step = Step::Image;
         step!("boot.note_begin", self.save()).await?;
         let ended = self.attempt(&wish, &env).await;
@@ -45,7 +45,10 @@ impl Sandbox {
     /// Ends a run as failed: nothing stays but a disk that is whole.
     pub(super) async fn fail(&mut self, failure: Failure) -> Result<(), Fault> {
         tracing::info!(agent = %self.agent_id(), code = failure.code, message = %failure.message, "failed");
+        // Told in the end also where freeing takes several tries.
+        self.failing = Some(failure.clone());
         self.free_run().await?;
+        self.failing = None;
         self.row.step = Step::Idle;
         self.row.observed = Observed::Failed;
         self.row.settled = self.row.generation;

@@ -62,8 +62,7 @@ impl Sandbox {
             return Ok(());
         }
         self.free_run().await?;
-        let out_of_memory = self.row.outcome.error_code == code::OUT_OF_MEMORY;
-        self.rest_as(if out_of_memory { Observed::Failed } else { Observed::Stopped }).await
+        self.rest_stopped().await
     }
 
     /// The VMM ended unasked, or while it was being stopped.
@@ -72,17 +71,19 @@ impl Sandbox {
         if self.row.step == Step::Stopping {
             // It was told to end, by us or by an earlier process.
             self.free_run().await?;
-            return self.rest_as(Observed::Stopped).await;
+            return self.rest_stopped().await;
         }
         let wanted = self.wish.borrow_and_update().assigned.generation;
         self.row.generation = self.row.generation.max(wanted);
-        let failure = failure::died(&exit, code::SANDBOX_DIED, "The sandbox ended unexpectedly");
+        let died = || failure::died(&exit, code::SANDBOX_DIED, "The sandbox ended unexpectedly");
+        let failure = self.failing.take().unwrap_or_else(died);
         self.fail(failure).await
     }
 
-    async fn rest_as(&mut self, observed: Observed) -> Result<(), Fault> {
+    async fn rest_stopped(&mut self) -> Result<(), Fault> {
+        let out_of_memory = self.row.outcome.error_code == code::OUT_OF_MEMORY;
         self.row.step = Step::Idle;
-        self.row.observed = observed;
+        self.row.observed = if out_of_memory { Observed::Failed } else { Observed::Stopped };
         self.row.settled = self.row.generation;
         self.row.stopped_at = Some(self.host.clock.now());
         self.main_ended = false;
@@ -196,11 +197,12 @@ impl Sandbox {
             if let Some(vmm) = vmm {
                 let exit: VmmExit = step!("end.kill", engine.kill(&vmm, self.host.config.kill_limit)).await?;
                 tracing::debug!(agent = %self.agent_id(), ?exit, "the VMM is gone");
+                // Until all is freed: a try that fails must not look like a boot that was cut short.
+                self.died.get_or_insert(exit);
             }
         }
         // Drops the channel and the watchers: their process is gone.
         self.run = None;
-        self.died = None;
         self.status.send_modify(|s| (s.client, s.vmm) = (None, None));
         if let Some(slot) = self.row.slot {
             // A process whose start was not journaled is found by its uid.
@@ -215,6 +217,7 @@ impl Sandbox {
             self.row = freed;
             self.host.slots.free(slot);
         }
+        self.died = None;
         self.host.ledger.release(&self.row.agent_id);
         Ok(())
     }

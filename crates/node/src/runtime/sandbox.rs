@@ -58,8 +58,10 @@ pub(crate) struct Sandbox {
     pub(super) wish: watch::Receiver<Wish>,
     pub(super) status: watch::Sender<Status>,
     pub(super) run: Option<Run>,
-    /// The VMM ended unasked, and that was not taken in yet.
+    /// The VMM ended, and what it held is not all freed.
     pub(super) died: Option<crate::engine::VmmExit>,
+    /// A run is ending as failed for this.
+    pub(super) failing: Option<super::failure::Failure>,
     pub(super) main_ended: bool,
     pub(super) deadline: Option<Deadline>,
     pub(super) queue_position: u32,
@@ -80,6 +82,7 @@ impl Sandbox {
             status,
             run: None,
             died: None,
+            failing: None,
             main_ended: false,
             deadline: None,
             queue_position: 0,
