@@ -162,7 +162,8 @@ mod tests {
         assert_eq!(sentence(&ended), "1970-01-01T00:00:00.000Z  agent.observed  web-1  running → stopped; exit code 3");
         let updated = event("agent.updated", serde_json::json!({ "changed": ["env", "name"] }));
         assert_eq!(sentence(&updated), "1970-01-01T00:00:00.000Z  agent.updated   web-1  env, name");
-        let unwell = serde_json::json!({ "from": "running", "to": "running", "unhealthy": true, "unhealthy_reason": "it lies" });
+        let unwell =
+            serde_json::json!({ "from": "running", "to": "running", "unhealthy": true, "unhealthy_reason": "it lies" });
         assert!(sentence(&event("agent.updated", unwell)).ends_with("web-1  unhealthy: it lies"));
         assert!(sentence(&event("agent.gone", serde_json::json!({}))).ends_with("agent.gone      web-1"));
     }

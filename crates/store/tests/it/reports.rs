@@ -96,11 +96,7 @@ async fn facts_are_kept(fx: Fixture) {
     let row = fx.get(&id).await;
     assert_eq!((row.queue_position, row.started_at), (None, Some(Timestamp::from_unix_ms(5))));
     assert_eq!((row.engine.as_deref(), row.disk_encryption.as_deref()), (Some("qemu"), Some("luks")));
-    let unwell = ReportRow {
-        unhealthy: true,
-        unhealthy_reason: Some("y".repeat(5000)),
-        ..report(Observed::Running)
-    };
+    let unwell = ReportRow { unhealthy: true, unhealthy_reason: Some("y".repeat(5000)), ..report(Observed::Running) };
     fx.send(&node, unwell).await;
     let row = fx.get(&id).await;
     assert_eq!((row.unhealthy, row.unhealthy_reason.map(|r| r.len())), (true, Some(1024)));
