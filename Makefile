@@ -48,6 +48,7 @@ fmt: ## format
 .PHONY: lint
 lint: guest ## formatting and lints, as CI runs them
 	cargo fmt --all --check
+	@for p in tests/planted/*.patch; do patch -s -p1 --dry-run < $$p > /dev/null || { echo "$$p does not apply"; exit 1; }; done
 	cargo clippy --workspace --all-targets -q -- -D warnings
 
 .PHONY: test-deps

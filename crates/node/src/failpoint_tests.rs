@@ -25,7 +25,8 @@ const ACTORS: [&str; 10] = [
     "fs::",
 ];
 /// … but for these, which only look, or undo nothing if they are forgotten.
-const READS: [&str; 19] = [
+const READS: [&str; 20] = [
+    "engine.memory(",
     "engine.isolation(",
     "engine.kind(",
     "engine.adopt(",

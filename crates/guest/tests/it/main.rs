@@ -120,8 +120,11 @@ async fn a_kept_watcher_tells_what_happened_since_it_was_asked() {
     let made = rpc("CreateWatcher", json!({ "path": dir.path(), "recursive": true, "includeEntry": true })).await;
     let id = json!({ "watcherId": made.expect("made")["watcherId"] });
     assert_eq!(rpc("GetWatcherEvents", id.clone()).await.expect("asked"), json!({}));
+    // Whole when it appears: else its size is told as of the moment at which it was made.
+    let outside = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(outside.path(), b"hello").expect("write");
     std::fs::create_dir(dir.path().join("sub")).expect("mkdir");
-    std::fs::write(dir.path().join("sub/file"), b"hello").expect("write");
+    std::fs::hard_link(outside.path(), dir.path().join("sub/file")).expect("link");
     let mut seen = Vec::new();
     let all = async {
         while seen.len() < 2 {

@@ -43,6 +43,13 @@ async fn a_repeated_identify_starts_nothing_twice() {
     let again = sandbox.client.identify(with_main("echo twice; exec sleep 1000", "never")).await.expect("answered");
     let first = sandbox.client.exec_get("main").await.expect("the main process");
     assert_eq!(again.main_pid, first.pid);
+    // Its shell has come that far: a shutdown at once would meet it before its first word.
+    let spoken = async {
+        while sandbox.client.exec_read("main", 0, 1024).await.is_ok_and(|read| read.output.is_empty()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), spoken).await.expect("it speaks");
     sandbox.client.shutdown(Duration::from_secs(5)).await.expect("ended");
     let outcome = sandbox.outcome("main", 0).await.expect("its output");
     assert_eq!(outcome.text(), "once\n");
