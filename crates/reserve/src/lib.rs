@@ -21,6 +21,8 @@ pub const NODE_BYTES: u64 = 1 << 20;
 /// well within them.
 pub const NODE_CHECKPOINT_PAGES: u32 = 200;
 
+/// https://www.sqlite.org/fileformat2.html#walformat
+const LOG_HEADER: usize = 32;
 /// Not made where it would take more than this part of what is free.
 const PART_OF_FREE: u64 = 8;
 
@@ -78,6 +80,22 @@ pub fn leave_the_log(db: &Connection) -> rusqlite::Result<()> {
 /// first write will say why.
 pub fn begin_the_log(db: &Connection) {
     let _ = db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+}
+
+/// At a clean end: all of the log goes into the file, and its header is
+/// cleared, so that nothing of it is read again. Whoever puts an older copy in
+/// the file's place would else find it changed by the log that lies beside it.
+/// The log's room stays. False: somebody still reads, and it is left whole.
+pub fn end_the_log(db: &Connection) -> rusqlite::Result<bool> {
+    let row = |r: &rusqlite::Row<'_>| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?, r.get::<_, i64>(2)?));
+    let (busy, frames, done) = db.query_row("PRAGMA wal_checkpoint(RESTART)", [], row)?;
+    let Some(path) = db.path().filter(|_| busy == 0 && frames == done) else { return Ok(false) };
+    // A header without its magic number is that of an empty log.
+    let cleared = std::fs::OpenOptions::new().write(true).open(format!("{path}-wal")).and_then(|log| {
+        std::os::unix::fs::FileExt::write_all_at(&log, &[0; LOG_HEADER], 0)?;
+        log.sync_data()
+    });
+    Ok(cleared.is_ok())
 }
 
 /// Sees to it that a database in WAL mode can write about `bytes` with no free
@@ -171,6 +189,19 @@ mod tests {
         }
         assert_eq!(blocks(&path), held);
         assert_eq!(db.query_row("SELECT count(*) FROM t", [], |r| r.get(0)), Ok(800));
+        // One that was ended says nothing to an older copy of the file, and keeps its room.
+        let older = dir.path().join("older");
+        db.execute("VACUUM INTO ?1", [older.to_string_lossy()]).expect("copies");
+        db.execute("DELETE FROM t", []).expect("writes");
+        assert!(end_the_log(&db).expect("ends"));
+        let log = std::fs::metadata(path.with_extension("db-wal")).expect("it is there").len();
+        leave_the_log(&db).expect("sets");
+        drop(db);
+        std::fs::copy(&older, &path).expect("restores");
+        let db = Connection::open(&path).expect("opens again");
+        assert_eq!(db.query_row("SELECT count(*) FROM t", [], |r| r.get(0)), Ok(800));
+        assert_eq!(db.query_row("PRAGMA integrity_check", [], |r| r.get::<_, String>(0)), Ok("ok".to_owned()));
+        assert_eq!(std::fs::metadata(path.with_extension("db-wal")).expect("it is there").len(), log);
         // One that went with its last connection is made anew.
         drop(db);
         let db = Connection::open(&path).expect("opens again");

@@ -74,6 +74,9 @@ impl Live {
     pub(crate) fn launch(&mut self) {
         let log = File::options().create(true).append(true).open(self.dir.path().join("log")).expect("a log");
         let config = self.config.to_string_lossy().into_owned();
+        // Said when the node is open too; lists are answered before.
+        let ready = |log: &str| log.matches("listening on unix://").count();
+        let before = ready(&self.log());
         let child = aether(self.dir.path(), &["--config", &config, "server"])
             .envs(self.environment.iter().cloned())
             .stdout(log.try_clone().expect("dup"))
@@ -85,7 +88,8 @@ impl Live {
             if let Some(status) = self.child.as_mut().and_then(|c| c.try_wait().expect("waits")) {
                 panic!("the server ended with {status}: {}", self.log());
             }
-            (self.run(&["node", "list", "-q"]).stdout.lines().count() == 1).then_some(())
+            let ready = ready(&self.log()) > before;
+            (ready && self.run(&["node", "list", "-q"]).stdout.lines().count() == 1).then_some(())
         });
     }
 

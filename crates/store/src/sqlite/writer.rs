@@ -151,6 +151,9 @@ fn run(
             job.answer(&commit);
         }
     }
+    if let Err(error) = aether_reserve::end_the_log(&connection) {
+        tracing::warn!(%error, "the database's log is left to the next start");
+    }
     if let Err((_, error)) = connection.close() {
         tracing::warn!(%error, "closing the database");
     }
