@@ -13,6 +13,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tempfile::NamedTempFile;
 
 /// So often, in bytes, is the disk's room looked at while something is written.
 const LOOK_EACH: u64 = 4 << 20;
@@ -85,9 +86,37 @@ pub(super) fn sync_dir(dir: &Path) -> Result<(), ImageError> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(ImageError::io_at("sync", dir))
 }
 
+/// A file without its name yet. When it is dropped its room comes back at
+/// once: a process that is just being started may hold its descriptor for some
+/// time after its removal.
+struct Unnamed(Option<NamedTempFile>);
+
+impl Unnamed {
+    fn file(&self) -> std::io::Result<&File> {
+        self.0.as_ref().map(NamedTempFile::as_file).ok_or_else(|| std::io::ErrorKind::NotFound.into())
+    }
+
+    fn persist(mut self, path: &Path) -> std::io::Result<()> {
+        let file = self.0.take().ok_or(std::io::ErrorKind::NotFound)?;
+        file.persist(path).map(drop).map_err(|e| {
+            let error = e.error;
+            drop(Self(Some(e.file)));
+            error
+        })
+    }
+}
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        if let Ok(file) = self.file() {
+            let _ = file.set_len(0);
+        }
+    }
+}
+
 /// A blob that is being written. Dropping it removes the partial file.
 pub(super) struct BlobWriter {
-    file: tempfile::NamedTempFile,
+    file: Unnamed,
     hash: Sha256,
     written: u64,
     limit: u64,
@@ -99,7 +128,7 @@ pub(super) struct BlobWriter {
 pub(super) struct Written {
     pub digest: String,
     pub size: u64,
-    file: tempfile::NamedTempFile,
+    file: Unnamed,
 }
 
 impl BlobWriter {
@@ -107,6 +136,7 @@ impl BlobWriter {
     pub(super) fn create(folders: &Folders, limit: u64) -> Result<Self, ImageError> {
         let file = tempfile::Builder::new().prefix("blob-").tempfile_in(&folders.tmp);
         let file = file.map_err(ImageError::io_at("create a file in", &folders.tmp))?;
+        let file = Unnamed(Some(file));
         Ok(Self { file, hash: Sha256::new(), written: 0, limit, folders: folders.clone(), next_look: LOOK_EACH })
     }
 
@@ -124,7 +154,7 @@ impl BlobWriter {
             self.folders.check_room()?;
         }
         self.hash.update(data);
-        self.file.write_all(data).map_err(ImageError::io("store a layer"))
+        self.file.file().and_then(|mut file| file.write_all(data)).map_err(ImageError::io("store a layer"))
     }
 
     pub(super) fn finish(self) -> Written {
@@ -137,10 +167,10 @@ impl Written {
     /// Syncs it and gives it its name.
     pub(super) fn keep(self, folders: &Folders) -> Result<(), ImageError> {
         let path = folders.blob(&self.digest);
-        let file = self.file.as_file();
         let mode = fs::Permissions::from_mode(0o444);
-        file.set_permissions(mode).and_then(|()| file.sync_all()).map_err(ImageError::io("sync a layer"))?;
-        self.file.persist(&path).map_err(|e| ImageError::io_at("name", &path)(e.error))?;
+        let synced = self.file.file().and_then(|f| f.set_permissions(mode).and_then(|()| f.sync_all()));
+        synced.map_err(ImageError::io("sync a layer"))?;
+        self.file.persist(&path).map_err(ImageError::io_at("name", &path))?;
         sync_dir(&folders.blobs)
     }
 }
