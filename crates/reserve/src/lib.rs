@@ -85,7 +85,8 @@ pub fn begin_the_log(db: &Connection) {
 /// At a clean end: all of the log goes into the file, and its header is
 /// cleared, so that nothing of it is read again. Whoever puts an older copy in
 /// the file's place would else find it changed by the log that lies beside it.
-/// The log's room stays. False: somebody still reads, and it is left whole.
+/// The log's room stays. False: somebody still reads or the header cannot be
+/// written, and the log is left whole.
 pub fn end_the_log(db: &Connection) -> rusqlite::Result<bool> {
     let row = |r: &rusqlite::Row<'_>| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?, r.get::<_, i64>(2)?));
     let (busy, frames, done) = db.query_row("PRAGMA wal_checkpoint(RESTART)", [], row)?;

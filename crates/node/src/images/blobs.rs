@@ -49,7 +49,6 @@ impl Folders {
         Ok(folders)
     }
 
-    /// Removes what an earlier process left unfinished.
     /// Refuses what takes room while the disk is nearly full.
     pub(super) fn check_room(&self) -> Result<(), ImageError> {
         let space = DiskSpace::of(&self.root).map_err(ImageError::io_at("ask for the space of", &self.root))?;
@@ -59,6 +58,7 @@ impl Folders {
         Err(ImageError::DiskNearlyFull { free_mb: space.free_mb, kept_mb: space.reserve_mb(self.reserve) })
     }
 
+    /// Removes what an earlier process left unfinished.
     pub(super) fn clean_tmp(&self) -> Result<u32, ImageError> {
         let mut removed = 0;
         let entries = fs::read_dir(&self.tmp).map_err(ImageError::io_at("read", &self.tmp))?;

@@ -368,7 +368,6 @@ impl Sandbox {
     }
 }
 
-/// What is here, else what a registry has.
 /// Who lets more be promised than there is counts on guests that do not use it.
 #[allow(
     clippy::cast_precision_loss,
@@ -380,6 +379,7 @@ fn needed_mb(memory_mb: u64, overcommit: f64) -> u64 {
     if overcommit > 1.0 { (memory_mb as f64 / overcommit) as u64 } else { memory_mb }
 }
 
+/// What is here, else what a registry has.
 async fn find_image(host: &super::Host, tenant: &TenantId, wish: &Wish) -> Result<ImageRecord, BootEnd> {
     let assigned = &wish.assigned;
     let wanted = if assigned.image_digest.is_empty() { &assigned.spec.image } else { &assigned.image_digest };
