@@ -137,7 +137,9 @@ fn goes_through(proxy: &Proxy, server: &Server, key: &str, name: &str) {
     let head = created.to_ascii_lowercase();
     assert!(head.contains(" 201") && head.contains("strict-transport-security"), "{name}: {created}");
     let id = head.lines().find_map(|l| l.strip_prefix("x-request-id: ")).expect("a request id").trim().to_owned();
-    assert!(!id.starts_with("req") && server.log().contains(&id), "{name}: {id}");
+    assert!(!id.starts_with("req"), "{name}: {id}");
+    // The log's thread writes a little later than the answer is sent.
+    wait_for("the request in the log", LONG, || server.log().contains(&id).then_some(()));
 
     // The other proxy's agent is told, too.
     let ours = |line: &String| line.starts_with("data:") && line.contains(name);

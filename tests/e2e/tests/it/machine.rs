@@ -342,18 +342,24 @@ fn a_start_that_fails_half_way_is_repaired_by_the_next() {
     let mut counted = Counted::new("faults", 22, "first starts: keys, schema, engine", seed);
     let mut dice = Dice::new(seed);
     let (mut ended, mut met) = (0, 0);
-    for n in 0..trials("AETHER_FAULTS_N", 9).div_ceil(3) {
+    let wanted = trials("AETHER_FAULTS_N", 9).div_ceil(3);
+    // A start whose fault lay beyond what it writes proves little: another is taken beside it.
+    for n in 0.. {
+        if met >= wanted {
+            break;
+        }
+        assert!(n < 4 * wanted + 8, "only {met} of {n} starts met a call");
         let faults = Faults::build();
         let settings = Settings { env: faults.env().to_vec(), ..Settings::default() }.with("engine.accel", "tcg");
         let mut server = Server::unstarted(settings);
         for dir in ["state", "run"] {
             std::fs::create_dir(server.path(dir)).expect("makes a folder");
         }
-        let under = server.path(if dice.roll(5) == 0 { "run" } else { "state" });
-        let mut plan = plan(&mut dice, under, FILES, 1);
+        let (under, most) = if dice.roll(5) == 0 { ("run", 20) } else { ("state", 60) };
+        let mut plan = plan(&mut dice, server.path(under), FILES, 1);
+        let most = if plan.calls == calls::WRITE && under == "state" { 400 } else { most };
         // Anywhere in what a start writes; a fault for good would only ever show the first.
-        (plan.skip, plan.times) =
-            (dice.roll(if plan.calls == calls::WRITE { 400 } else { 60 }), Some(1 + dice.roll(3)));
+        (plan.skip, plan.times) = (dice.roll(most), Some(1 + dice.roll(3)));
         faults.arm(&plan);
         let first = server.try_launch();
         let hits = faults.hits();
@@ -382,5 +388,4 @@ fn a_start_that_fails_half_way_is_repaired_by_the_next() {
         assert_eq!(server.finish(), Vec::<String>::new(), "{plan:?}");
     }
     println!("{} starts, {met} met a fault, {ended} ended by it", counted.n);
-    assert!(met * 3 > counted.n, "only {met} of {} starts met a call", counted.n);
 }
