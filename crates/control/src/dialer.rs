@@ -3,23 +3,23 @@
 use crate::problem::ApiError;
 use aether_core::NodeId;
 use aether_proto::node::node_data_client::NodeDataClient;
+use aether_proto::transport::NodeTransport;
 use aether_store::{NodeRow, NodeStatus, Store};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tonic::transport::Channel;
 
 /// Largest gRPC message either way: a stream's chunks are far smaller, a
 /// directory listing may be large.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
-/// How a server reaches a node's `NodeData` service: the in-memory pipe in
-/// one process, mTLS to `address` otherwise. The channel may be lazy and
-/// should reconnect by itself.
+/// How a server reaches a node's `NodeData` service: straight in one process,
+/// mTLS to `address` otherwise. A channel may be lazy and should reconnect by
+/// itself.
 #[async_trait]
 pub trait DataDialer: Send + Sync + 'static {
-    async fn dial(&self, node: &NodeId, address: Option<&str>) -> Result<Channel, DialError>;
+    async fn dial(&self, node: &NodeId, address: Option<&str>) -> Result<NodeTransport, DialError>;
 }
 
 /// Why a node cannot be dialled; for the log.
@@ -30,13 +30,13 @@ pub struct DialError {
     pub detail: String,
 }
 
-/// A node in the same process connects within milliseconds of the start;
-/// others after their reconnect's back-off.
-const WAIT_FOR_NODE: std::time::Duration = std::time::Duration::from_secs(5);
+/// A node in the same process opens within milliseconds, after a first start
+/// within seconds; others connect after their reconnect's back-off.
+const WAIT_FOR_NODE: std::time::Duration = std::time::Duration::from_secs(12);
 
 /// By node: the address and the node epoch it was dialled for.
-pub(crate) type ChannelCache = Arc<Mutex<BTreeMap<NodeId, (Option<String>, u64, Channel)>>>;
-pub(crate) type DataClient = NodeDataClient<Channel>;
+pub(crate) type ChannelCache = Arc<Mutex<BTreeMap<NodeId, (Option<String>, u64, NodeTransport)>>>;
+pub(crate) type DataClient = NodeDataClient<NodeTransport>;
 
 /// Dials nodes and keeps their channels.
 #[derive(Clone)]
@@ -112,7 +112,7 @@ impl Nodes {
     }
 }
 
-fn client(channel: Channel) -> DataClient {
+fn client(channel: NodeTransport) -> DataClient {
     NodeDataClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)

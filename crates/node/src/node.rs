@@ -14,6 +14,7 @@ use aether_core::spec::Resources;
 use aether_core::{Clock, Live, NodeId, Rng};
 use aether_proto::node::node_data_server::NodeDataServer;
 use aether_proto::pipe;
+use aether_proto::transport::Seat;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -64,6 +65,8 @@ impl ControlDialer {
 
 /// Where the service `NodeData` is offered.
 pub enum DataListener {
+    /// To a control plane in this process.
+    Local(Seat),
     Pipe(pipe::Incoming),
     /// Already bound; mTLS, by a configuration with a client CA.
     Tls {
@@ -208,6 +211,7 @@ async fn serve(data: DataListener, service: DataService, shutdown: CancellationT
         Server::builder().max_concurrent_streams(MAX_STREAMS).http2_keepalive_interval(Some(Duration::from_secs(10)))
     };
     match data {
+        DataListener::Local(seat) => seat.serve(service, shutdown.cancelled_owned()).await,
         DataListener::Pipe(incoming) => {
             let router: Router = server().add_service(service);
             router.serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned()).await?;

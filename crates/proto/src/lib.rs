@@ -29,3 +29,7 @@ mod secret;
 pub mod pipe;
 #[cfg(feature = "node")]
 pub use pipe::pipe;
+
+/// The ways to a node's data service.
+#[cfg(feature = "node")]
+pub mod transport;

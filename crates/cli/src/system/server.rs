@@ -3,7 +3,7 @@
 //! ```text
 //!  socket, port ─► control ◄── pipe (NodeControl) ◄── node ─► engine, network,
 //!                     │                                 ▲     images
-//!                     └─── pipe (NodeData) ─────────────┘
+//!                     └─── calls (NodeData) ────────────┘
 //!                     ▼
 //!                   store
 //! ```
@@ -24,7 +24,8 @@ use aether_node::engine::qemu::QemuEngine;
 use aether_node::images::Images;
 use aether_node::network::NetworkPool;
 use aether_node::{ControlDialer, DataListener, Node, NodeParts};
-use aether_proto::pipe::{Connector, Incoming, pipe};
+use aether_proto::pipe::{Incoming, pipe};
+use aether_proto::transport::{Local, NodeTransport, local};
 use aether_store::{SealKey, Store};
 use async_trait::async_trait;
 use futures::TryFutureExt;
@@ -33,7 +34,6 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 /// More do not make a small server faster, and each costs memory. One on one
 /// core: two would take it from each other for milliseconds at a time.
@@ -135,8 +135,8 @@ async fn serve(start: Start, args: &ServerArgs) -> Result<(), CliError> {
     let control = control.before_its_node(opened.clone());
     let (drain, service) = (control.reloader(), control.node_control_service());
     // What is in the store can be read while the node is opened.
-    let (to_node, from_control) = pipe();
-    let dialer = Arc::new(PipeDialer(to_node));
+    let (to_node, seat) = local();
+    let dialer = Arc::new(LocalDialer(to_node));
     let api_stop = shutdown.child_token();
     let run = control.run(listeners, dialer, api_stop.clone());
     let mut api = tokio::spawn(run.map_err(|e| CliError::failed(format!("the API failed: {e}"))));
@@ -162,7 +162,7 @@ async fn serve(start: Start, args: &ServerArgs) -> Result<(), CliError> {
     tasks.spawn({
         let stop = node_stop.clone();
         async move {
-            let run = node.run(ControlDialer::Pipe(to_control), DataListener::Pipe(from_control), stop);
+            let run = node.run(ControlDialer::Pipe(to_control), DataListener::Local(seat), stop);
             run.await.map_err(|e| CliError::failed(format!("the node failed: {e}")))
         }
     });
@@ -367,12 +367,12 @@ async fn serve_nodes(
 }
 
 /// There is one node, and it is here.
-struct PipeDialer(Connector);
+struct LocalDialer(Local);
 
 #[async_trait]
-impl DataDialer for PipeDialer {
-    async fn dial(&self, _node: &NodeId, _address: Option<&str>) -> Result<Channel, DialError> {
-        Ok(self.0.channel())
+impl DataDialer for LocalDialer {
+    async fn dial(&self, _node: &NodeId, _address: Option<&str>) -> Result<NodeTransport, DialError> {
+        Ok(NodeTransport::Local(self.0.clone()))
     }
 }
 

@@ -8,6 +8,7 @@ use aether_core::principal::Credential;
 use aether_core::source::{OsRng, SystemClock};
 use aether_core::{AgentId, KeyId, NodeId, Permission, Principal, Role, TenantId, TenantScope};
 use aether_proto::pipe::{Connector, pipe};
+use aether_proto::transport::NodeTransport;
 use aether_store::{NewKey, SealKey, Store, StoreConfig};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
@@ -16,14 +17,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 struct Pipe(Connector);
 
 #[async_trait::async_trait]
 impl DataDialer for Pipe {
-    async fn dial(&self, _: &NodeId, _: Option<&str>) -> Result<Channel, DialError> {
-        Ok(self.0.channel())
+    async fn dial(&self, _: &NodeId, _: Option<&str>) -> Result<NodeTransport, DialError> {
+        Ok(self.0.channel().into())
     }
 }
 
