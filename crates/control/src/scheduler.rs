@@ -96,9 +96,14 @@ impl Scheduler {
         let mut pace = Pace::of(&*self.clock);
         let mut prune_at = Instant::now() + PRUNE_EVERY;
         let mut queue = Queue::new();
+        let mut heard = None;
+        let mut passed_at = Instant::now();
         loop {
             let began = Instant::now();
-            changes.mark_unchanged();
+            let news = Some(*changes.borrow_and_update());
+            // Nothing was written and nobody waits: there is nothing to find.
+            let quiet = news == heard && queue.idle() && passed_at.elapsed() < self.store.poll_interval();
+            heard = news;
             let mut result = Ok(());
             let mut more = false;
             if pace.leapt(&*self.clock) {
@@ -109,7 +114,8 @@ impl Scheduler {
                 tend_at = Instant::now() + LEADER_RENEW;
                 result = self.tend(epoch, (Instant::now() >= expire_from).then_some(pace.wall())).await;
             }
-            if result.is_ok() {
+            if result.is_ok() && !quiet {
+                passed_at = began;
                 result = self.pass(epoch, &mut queue).await.map(|left| more = left);
             }
             if Instant::now() >= prune_at {
@@ -125,12 +131,14 @@ impl Scheduler {
                 Err(error) => {
                     tracing::warn!(%error, "a scheduling pass failed");
                     queue.begin_anew();
+                    heard = None;
                     expire_from = Instant::now() + self.lease;
                     tokio::time::sleep(RETRY).await;
                 }
             }
             let next = began + COALESCE.max(2 * began.elapsed());
             if more {
+                heard = None;
                 tokio::time::sleep_until(next).await;
                 continue;
             }
