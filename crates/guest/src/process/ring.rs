@@ -5,8 +5,9 @@ use std::collections::VecDeque;
 
 /// Bytes kept per process, at least; up to a piece more.
 pub const CAPACITY: usize = 1024 * 1024;
-/// Largest piece, stored and delivered.
-pub const CHUNK: usize = 32 * 1024;
+/// Largest piece, stored and delivered: with all that is put around it, two
+/// writes to the port (`port::WRITE`) and not a third for a few bytes.
+pub const CHUNK: usize = 64 * 1024 - 512;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {

@@ -26,6 +26,12 @@ pub(super) const DISK_KEY: &str = "/disk-key";
 /// slower, more gains nothing.
 const TB_SIZE_MB: u32 = 128;
 
+/// The emulated processor: all that TCG can do, but for "fast" byte-wise string
+/// operations. A kernel that finds them copies and clears with `rep movsb` and
+/// `rep stosb`, of which TCG emulates each byte as a turn of its own: without
+/// them a boot takes a sixth less time, output passes twice as fast.
+const EMULATED_CPU: &str = "max,-erms,-fsrm";
+
 #[derive(Clone, Debug)]
 pub(super) struct Machine<'a> {
     pub(super) kvm: bool,
@@ -82,7 +88,7 @@ fn base(args: &mut Args, machine: &Machine<'_>) {
     args.pair("-M", "microvm,acpi=on,pic=off,pit=off,rtc=on,isa-serial=on,auto-kernel-cmdline=off");
     let accel = if machine.kvm { "kvm".to_string() } else { format!("tcg,tb-size={TB_SIZE_MB}") };
     args.pair("-accel", accel);
-    args.pair("-cpu", if machine.kvm { "host" } else { "max" });
+    args.pair("-cpu", if machine.kvm { "host" } else { EMULATED_CPU });
     args.pair("-smp", machine.vcpus.to_string());
     args.pair("-m", format!("{}M", machine.memory_mb));
     args.pair("-L", FIRMWARE);
