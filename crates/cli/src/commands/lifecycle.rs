@@ -14,7 +14,7 @@ const MAX_STOP_S: u64 = 300;
 const MAX_GRACE_S: u64 = 30;
 /// How often the state is asked for while waiting.
 const FIRST_POLL: Duration = Duration::from_millis(50);
-const LAST_POLL: Duration = Duration::from_secs(1);
+const LAST_POLL: Duration = Duration::from_millis(250);
 
 pub(super) async fn start(context: &Context, args: StartArgs) -> Result<u8, CliError> {
     each(context, &args.agents, |agent| async move {
