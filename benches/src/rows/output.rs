@@ -17,7 +17,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
-const PAIRS: usize = 15;
+const PAIRS: usize = 45;
 const WARM_UP: usize = 1;
 const BYTES: usize = 16 << 20;
 const MIB: f64 = (1 << 20) as f64;
