@@ -68,19 +68,19 @@ fn agents(db: &Path) -> anyhow::Result<u64> {
     Ok(connection.query_row("SELECT count(*) FROM agents", [], |row| row.get(0))?)
 }
 
-struct Client {
+pub(super) struct Client {
     agent: ureq::Agent,
     url: String,
     key: String,
 }
 
 impl Client {
-    fn new(server: &Server) -> Self {
+    pub(super) fn new(server: &Server) -> Self {
         let url = format!("{}/v1/agents", server.url);
         Self { agent: ureq::Agent::new_with_defaults(), url, key: format!("Bearer {}", server.key) }
     }
 
-    fn create(&self, n: u64) -> anyhow::Result<()> {
+    pub(super) fn create(&self, n: u64) -> anyhow::Result<()> {
         let body = body();
         let request = self.agent.post(&self.url).header("Authorization", &self.key);
         let request = request.header("Content-Type", "application/json").header("Idempotency-Key", format!("one-{n}"));

@@ -7,6 +7,7 @@ mod create;
 mod exec;
 mod guest;
 mod idle;
+mod neighbour;
 mod output;
 mod read;
 mod restart;
@@ -17,7 +18,8 @@ use crate::record::Record;
 use std::io::{Seek, Write};
 
 /// In the order in which they run: what must have the machine for itself first.
-pub(crate) const NAMES: [&str; 12] = ["guest", "idle", "1", "2a", "2b", "13", "14", "5", "7", "8", "convert", "cold"];
+pub(crate) const NAMES: [&str; 13] =
+    ["guest", "idle", "1", "2a", "2b", "13", "14", "5", "7", "8", "neighbour", "convert", "cold"];
 
 /// The name that the demo's archive gives its image.
 pub(crate) const IMAGE: &str = "python:3.11";
@@ -38,6 +40,7 @@ pub(crate) async fn run(name: &str, setup: &Setup) -> anyhow::Result<Vec<Record>
         "5" => boot::run(setup).await,
         "7" => exec::run(setup).await,
         "8" => output::run(setup).await,
+        "neighbour" => neighbour::run(setup).await,
         "convert" => convert::run(setup).await,
         "cold" => cold::run(setup).await,
         other => anyhow::bail!("no row {other}"),

@@ -9,12 +9,14 @@
     reason = "a test harness: it waits on the real clock, and a failed expectation is a failed test"
 )]
 
+mod attacks;
 mod host;
 mod pty;
 mod server;
 mod tiny;
 
 pub use aether_counted::{Counted, Dice, seed, trials};
+pub use attacks::ATTACKS;
 pub use host::HostState;
 pub use pty::Pty;
 pub use server::{Cli, LONG, Run, Server, Settings};
