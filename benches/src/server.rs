@@ -256,15 +256,19 @@ impl Server {
         Ok(Page { ids: list.data.into_iter().map(|agent| agent.id).collect(), next: list.next_cursor })
     }
 
-    /// Ends it without destroying its agents, none of which ever ran.
-    pub(crate) fn abandon(mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    /// Ends it without destroying its agents, none of which runs.
+    pub(crate) fn abandon(mut self) -> anyhow::Result<()> {
+        self.terminate()
     }
 
     /// Stops it; nothing may stay behind.
     pub(crate) fn stop(mut self) -> anyhow::Result<()> {
         self.cli_ok(&["agent", "destroy", "--all", "--yes"])?;
+        self.terminate()
+    }
+
+    /// So that it takes its networks down.
+    fn terminate(&mut self) -> anyhow::Result<()> {
         let pid = i32::try_from(self.child.id())?;
         #[allow(unsafe_code, reason = "kill(2) of our own child")]
         // SAFETY: the child is not reaped yet, so the pid is its.

@@ -56,7 +56,7 @@ pub(crate) async fn one_client(setup: &Setup) -> anyhow::Result<Vec<Record>> {
     }
     bare.check(&dir)?;
     ensure!(agents(&db)? == made + 1, "not every acknowledged create is in the store");
-    server.abandon();
+    server.abandon()?;
     Ok(vec![
         pairs.added("2a", "durable create over HTTP, one client, over the same transaction made bare", "µs", 150.0),
         Record::amount("2a.sync", "4 KiB written and synced in the same folder", "µs", bootstrap(&syncs), PAIRS, None),
@@ -143,7 +143,7 @@ pub(crate) async fn many_clients(setup: &Setup) -> anyhow::Result<Vec<Record>> {
     ensure!(stored >= ours, "{stored} agents stored, {ours} acknowledged");
     let rows: u64 = postgres.ask("SELECT count(*) FROM agents")?.parse()?;
     ensure!(rows == theirs, "PostgreSQL holds {rows} rows of {theirs}");
-    server.abandon();
+    server.abandon()?;
     let ratios: Vec<f64> = per_sync.iter().map(|(made, syncs)| *made as f64 / *syncs as f64).collect();
     let what = "acknowledged creates per sync, counted by strace in runs of their own";
     Ok(vec![

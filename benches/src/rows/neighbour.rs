@@ -79,7 +79,7 @@ pub(crate) async fn run(setup: &Setup) -> anyhow::Result<Vec<Record>> {
         server.destroy(&name).await?;
     }
     // The others never ran.
-    server.abandon();
+    server.abandon()?;
     Ok(vec![
         tails.ratio(
             "neighbour",
