@@ -127,6 +127,9 @@ impl From<Restart> for aether_core::spec::ProcessRestart {
 
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
+    /// Those that do not run, too: they always are, and who knows docker types it
+    #[arg(id = "all", long = "all", short = 'a')]
+    _all: bool,
     /// Only agents that match (repeatable): state=, label=KEY=VALUE, metadata=KEY=VALUE, image=, name= (how it begins),
     /// created-after= and created-before= (a time or an age, as in 10m)
     #[arg(long, short = 'f', value_name = "KEY=VALUE")]
