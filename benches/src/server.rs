@@ -269,12 +269,7 @@ impl Server {
 
     /// So that it takes its networks down.
     fn terminate(&mut self) -> anyhow::Result<()> {
-        let pid = i32::try_from(self.child.id())?;
-        #[allow(unsafe_code, reason = "kill(2) of our own child")]
-        // SAFETY: the child is not reaped yet, so the pid is its.
-        unsafe {
-            libc::kill(pid, libc::SIGTERM);
-        }
+        signal(self.pid(), libc::SIGTERM)?;
         self.child.wait()?;
         Ok(())
     }
@@ -302,6 +297,15 @@ fn launch(command: &mut Command, dir: &Path) -> anyhow::Result<Child> {
         .stderr(log)
         .spawn()
         .context("the server starts")
+}
+
+/// To a process that was started here and is not reaped yet.
+pub(crate) fn signal(pid: u32, signal: i32) -> anyhow::Result<()> {
+    #[allow(unsafe_code, reason = "kill(2) of the server or of a VMM of its slots")]
+    // SAFETY: no memory is involved.
+    let done = unsafe { libc::kill(i32::try_from(pid)?, signal) };
+    ensure!(done == 0, "process {pid} is gone: {}", std::io::Error::last_os_error());
+    Ok(())
 }
 
 fn uid_of(pid: u32) -> Option<u32> {

@@ -9,7 +9,7 @@ use crate::load::Wrk;
 use crate::pairs::{Pairs, Side, order};
 use crate::postgres::Postgres;
 use crate::record::Record;
-use crate::server::{NO_ROOM_MB, Server};
+use crate::server::{NO_ROOM_MB, Server, signal};
 use crate::stats::{bootstrap, median};
 use anyhow::{Context, ensure};
 use serde_json::json;
@@ -194,11 +194,7 @@ async fn creates_per_sync(server: &Server, wrk: &Wrk) -> anyhow::Result<Vec<(u64
             .context("run strace")?;
         tokio::time::sleep(Duration::from_millis(500)).await;
         let load = wrk.run()?;
-        #[allow(unsafe_code, reason = "kill(2) of our own child")]
-        // SAFETY: the child is not reaped yet, so the pid is its.
-        unsafe {
-            libc::kill(i32::try_from(strace.id())?, libc::SIGINT);
-        }
+        signal(strace.id(), libc::SIGINT)?;
         strace.wait()?;
         let text = std::fs::read_to_string(&log)?;
         let syncs = text.lines().filter(|l| l.contains("sync(")).count() as u64;

@@ -10,7 +10,7 @@ use super::{IMAGE, archive};
 use crate::Setup;
 use crate::pairs::{Pairs, Side, order};
 use crate::record::Record;
-use crate::server::Server;
+use crate::server::{Server, signal};
 use crate::stats::{median, quantile};
 use anyhow::{Context, ensure};
 use std::time::Duration;
@@ -89,12 +89,4 @@ pub(crate) async fn run(setup: &Setup) -> anyhow::Result<Vec<Record>> {
         ),
         Record { target: None, met: None, ..middles.ratio("neighbour.p50", "the same at the median", "µs", f64::MAX) },
     ])
-}
-
-fn signal(pid: u32, signal: i32) -> anyhow::Result<()> {
-    #[allow(unsafe_code, reason = "kill(2) of the attacker's VMM")]
-    // SAFETY: no memory is involved; the pid was just seen as one of this server's slots.
-    let done = unsafe { libc::kill(i32::try_from(pid)?, signal) };
-    ensure!(done == 0, "the attacker is gone: {}", std::io::Error::last_os_error());
-    Ok(())
 }

@@ -131,7 +131,6 @@ impl Scheduler {
                 Err(error) => {
                     tracing::warn!(%error, "a scheduling pass failed");
                     queue.begin_anew();
-                    heard = None;
                     expire_from = Instant::now() + self.lease;
                     tokio::time::sleep(RETRY).await;
                 }
