@@ -37,6 +37,7 @@ pub(crate) const MIGRATIONS: &[Migration] = migrations![
     5 "0005_agent_updates",
     6 "0006_recovery",
     7 "0007_unhealthy_reason",
+    8 "0008_agents_by_node",
 ];
 
 /// The newest step that this program knows.

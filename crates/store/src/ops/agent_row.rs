@@ -3,7 +3,7 @@
 use super::{audit, events};
 use crate::error::StoreError;
 use crate::model::AgentRow;
-use crate::tx::{Context, Row, Tx, params, query_one, to_json};
+use crate::tx::{Context, Row, Tx, Value, params, query_one, to_json};
 use aether_core::api::AgentFailure;
 use aether_core::state::Observed;
 use aether_core::{AgentId, TenantScope};
@@ -72,6 +72,14 @@ pub(crate) async fn lock_own(tx: &mut dyn Tx, scope: &TenantScope, id: &AgentId)
     decode(&row.ok_or(StoreError::no_agent())?)
 }
 
+/// That there is a live agent of the tenant, and stays until the transaction ends.
+pub(crate) async fn lock_presence(tx: &mut dyn Tx, scope: &TenantScope, id: &AgentId) -> Result<(), StoreError> {
+    let share = tx.dialect().for_share();
+    let sql = format!("SELECT id FROM agents WHERE id = $1 AND tenant_id = $2 AND desired <> 'gone'{share}");
+    let row = query_one(tx, &sql, params![id.as_str(), scope.tenant().as_str()]).await?;
+    row.map(drop).ok_or(StoreError::no_agent())
+}
+
 /// Locks the row whatever its tenant and state: the control plane's own work.
 pub(crate) async fn lock_any(tx: &mut dyn Tx, id: &AgentId) -> Result<Option<(AgentRow, ReportMark)>, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM agents WHERE id = $1{}", tx.dialect().for_update());
@@ -97,66 +105,79 @@ pub(crate) struct Trace<'a> {
     pub(crate) action: Option<&'a str>,
 }
 
-/// Writes the row, its event and its audit record; raises the version.
+/// Columns that a change may touch, with what is stored in them; the spec is
+/// apart, since it is large and seldom changes.
+fn columns(row: &AgentRow) -> [(&'static str, Value); 24] {
+    let error = row.error.as_ref();
+    [
+        ("desired", row.desired.as_str().into()),
+        ("observed", row.observed.as_str().into()),
+        ("generation", row.generation.into()),
+        ("node_id", row.node_id.as_ref().map(|n| n.as_str()).into()),
+        ("assigned", row.assigned.into()),
+        ("isolation", row.isolation.as_deref().into()),
+        ("engine", row.engine.as_deref().into()),
+        ("disk_encryption", row.disk_encryption.as_deref().into()),
+        ("image_digest", row.image_digest.as_deref().into()),
+        ("placement_reason", row.placement_reason.as_deref().into()),
+        ("queue_position", row.queue_position.into()),
+        ("exit_code", row.exit_code.into()),
+        ("exit_signal", row.exit_signal.as_deref().into()),
+        ("restarts", row.restarts.into()),
+        ("unhealthy", row.unhealthy.into()),
+        ("unhealthy_reason", row.unhealthy_reason.as_deref().into()),
+        ("error_code", error.map(|e| e.code.as_str()).into()),
+        ("error_message", error.map(|e| e.message.as_str()).into()),
+        ("started_ms", row.started_at.into()),
+        ("stopped_ms", row.stopped_at.into()),
+        ("expires_ms", row.expires_at.into()),
+        ("stop_force", row.force.into()),
+        ("stop_timeout_ms", row.stop_timeout_ms.into()),
+        ("name", row.name.as_str().into()),
+    ]
+}
+
+/// What differs between the two. A column that is written anew costs an entry
+/// in each index that has it, also where it says the same as before.
+fn changes(before: &AgentRow, after: &AgentRow) -> Result<Vec<(&'static str, Value)>, StoreError> {
+    let pairs = columns(before).into_iter().zip(columns(after));
+    let mut changed: Vec<_> = pairs.filter(|(old, new)| old != new).map(|(_, new)| new).collect();
+    if before.spec != after.spec {
+        changed.push(("spec", to_json(&after.spec)?.into()));
+        changed.push(("recovery", after.spec.recovery.as_str().into()));
+    }
+    if before.env_names != after.env_names {
+        changed.push(("env_names", to_json(&after.env_names)?.into()));
+    }
+    if before.pending_restart != after.pending_restart {
+        changed.push(("pending_restart", to_json(&after.pending_restart)?.into()));
+    }
+    Ok(changed)
+}
+
+/// Writes what differs from the row as it was locked, with its event and its
+/// audit record; raises the version.
 pub(crate) async fn save(
     tx: &mut dyn Tx,
     cx: &Context,
     scope: &TenantScope,
+    before: &AgentRow,
     mut row: AgentRow,
     trace: Trace<'_>,
 ) -> Result<AgentRow, StoreError> {
-    let held = row.version;
-    row.version += 1;
+    row.version = before.version + 1;
     row.updated_at = cx.now();
-    let error = row.error.as_ref();
-    let changed = tx
-        .execute(
-            "UPDATE agents SET desired = $1, observed = $2, version = $3, generation = $4, node_id = $5, assigned = $6,
-                isolation = $7, engine = $8, disk_encryption = $9, image_digest = $10, placement_reason = $11,
-                queue_position = $12, exit_code = $13, exit_signal = $14, restarts = $15, unhealthy = $16,
-                error_code = $17, error_message = $18, updated_ms = $19, started_ms = $20, stopped_ms = $21,
-                expires_ms = $22, stop_force = $23, stop_timeout_ms = $24, name = $25, spec = $26, env_names = $27,
-                pending_restart = $28, recovery = $29, unhealthy_reason = $30
-             WHERE id = $31 AND version = $32",
-            params![
-                row.desired.as_str(),
-                row.observed.as_str(),
-                row.version,
-                row.generation,
-                row.node_id.as_ref().map(|n| n.as_str()),
-                row.assigned,
-                row.isolation.as_deref(),
-                row.engine.as_deref(),
-                row.disk_encryption.as_deref(),
-                row.image_digest.as_deref(),
-                row.placement_reason.as_deref(),
-                row.queue_position,
-                row.exit_code,
-                row.exit_signal.as_deref(),
-                row.restarts,
-                row.unhealthy,
-                error.map(|e| e.code.as_str()),
-                error.map(|e| e.message.as_str()),
-                row.updated_at,
-                row.started_at,
-                row.stopped_at,
-                row.expires_at,
-                row.force,
-                row.stop_timeout_ms,
-                row.name.as_str(),
-                to_json(&row.spec)?,
-                to_json(&row.env_names)?,
-                to_json(&row.pending_restart)?,
-                row.spec.recovery.as_str(),
-                row.unhealthy_reason.as_deref(),
-                row.id.as_str(),
-                held,
-            ],
-        )
-        .await?;
-    if changed != 1 {
+    let mut values = params![row.version, row.updated_at];
+    let mut sql = "UPDATE agents SET version = $1, updated_ms = $2".to_owned();
+    for (column, value) in changes(before, &row)? {
+        values.push(value);
+        sql.push_str(&format!(", {column} = ${}", values.len()));
+    }
+    values.extend(params![row.id.as_str(), before.version]);
+    sql.push_str(&format!(" WHERE id = ${} AND version = ${}", values.len() - 1, values.len()));
+    if tx.execute(&sql, values).await? != 1 {
         // Locked before it was read: somebody wrote past the lock.
-        return Err(StoreError::VersionConflict { current: held });
+        return Err(StoreError::VersionConflict { current: before.version });
     }
     events::of_agent(tx, cx, &row, trace.event, &trace.data).await?;
     if let Some(action) = trace.action {
@@ -216,4 +237,97 @@ pub(crate) async fn insert_labels(
         .await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::NewAgent;
+    use crate::ops::agents;
+    use crate::sqlite::memory;
+    use aether_core::api::AgentConfig;
+    use aether_core::id::DEFAULT_CELL;
+    use aether_core::state::Desired;
+    use aether_core::{NodeId, TenantId};
+    use futures::FutureExt;
+
+    /// Differs from `row` in all that a change may touch.
+    fn changed(cx: &Context, row: &AgentRow) -> AgentRow {
+        let (text, at) = (|t: &str| Some(t.to_owned()), row.created_at);
+        let mut spec = row.spec.clone();
+        spec.ttl_s = Some(60);
+        spec.recovery = aether_core::spec::Recovery::Restart;
+        AgentRow {
+            name: "other".parse().expect("a name"),
+            spec,
+            env_names: vec!["A".into()],
+            desired: Desired::Stopped,
+            observed: Observed::Failed,
+            generation: 7,
+            pending_restart: vec!["env".into()],
+            node_id: Some(NodeId::generate(DEFAULT_CELL, &*cx.rng)),
+            assigned: true,
+            isolation: text("i"),
+            engine: text("e"),
+            disk_encryption: text("d"),
+            image_digest: text("g"),
+            placement_reason: text("p"),
+            queue_position: Some(1),
+            exit_code: Some(2),
+            exit_signal: text("s"),
+            restarts: 3,
+            unhealthy: true,
+            unhealthy_reason: text("u"),
+            error: Some(AgentFailure { code: "c".into(), message: "m".into() }),
+            started_at: Some(at),
+            stopped_at: Some(at),
+            expires_at: Some(at),
+            force: true,
+            stop_timeout_ms: Some(4),
+            // What never changes, and what `save` sets.
+            id: row.id.clone(),
+            tenant: row.tenant.clone(),
+            alias: row.alias.clone(),
+            version: row.version,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        }
+    }
+
+    #[test]
+    fn what_differs_is_written_and_nothing_else() {
+        let cx = memory::context();
+        let mut connection = memory::migrated(&cx);
+        let mut tx = memory::tx(&mut connection);
+        let scope = TenantScope::system(TenantId::default_tenant(), "test");
+        let spec = AgentConfig::for_image("x").check().expect("valid").spec;
+        let work = async {
+            let new = NewAgent {
+                id: AgentId::generate(DEFAULT_CELL, &*cx.rng),
+                name: "one".parse().expect("a name"),
+                alias: None,
+                spec,
+                env: BTreeMap::new(),
+                idempotency: None,
+            };
+            let row = agents::create(&mut tx, &cx, &scope, &new).await?.agent;
+            let mut explained = row.clone();
+            explained.placement_reason = Some("no room".into());
+            let named = |before, after| changes(before, after).map(|c| c.iter().map(|(n, _)| *n).collect::<Vec<_>>());
+            assert_eq!(named(&row, &row)?, [""; 0]);
+            assert_eq!(named(&row, &explained)?, ["placement_reason"]);
+            let other = changed(&cx, &row);
+            assert_eq!(named(&row, &other)?.len(), columns(&row).len() + 4);
+            for next in [other, row.clone()] {
+                let (before, _) = lock_any(&mut tx, &row.id).await?.expect("is there");
+                let trace = Trace { event: "agent.updated", data: serde_json::json!({}), action: None };
+                let saved = save(&mut tx, &cx, &scope, &before, next, trace).await?;
+                let (read, _) = lock_any(&mut tx, &row.id).await?.expect("is there");
+                assert_eq!(read, saved);
+                assert_eq!(read.version, before.version + 1);
+            }
+            Ok::<_, StoreError>(())
+        };
+        work.now_or_never().expect("never waits").expect("saves");
+    }
 }

@@ -218,5 +218,5 @@ pub(crate) async fn set_desired(
     };
     let event = if next.observed == Observed::Gone { "agent.gone" } else { "agent.desired" };
     let data = json!({ "from": row.desired.as_str(), "to": wanted.as_str(), "force": next.force });
-    agent_row::save(tx, cx, scope, next, Trace { event, data, action: Some(action) }).await
+    agent_row::save(tx, cx, scope, &row, next, Trace { event, data, action: Some(action) }).await
 }

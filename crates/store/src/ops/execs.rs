@@ -36,7 +36,7 @@ pub(crate) async fn record(
     agent: &AgentId,
     (intent, key): (&ExecIntent, Option<&Idempotency>),
 ) -> Result<ExecIntentOutcome, StoreError> {
-    agent_row::lock_own(tx, scope, agent).await?;
+    agent_row::lock_presence(tx, scope, agent).await?;
     if let Some(key) = key
         && let Some(first) = idempotency::claim(tx, cx, scope, KIND, key, intent.exec_id.as_str()).await?
     {

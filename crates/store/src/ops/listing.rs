@@ -62,16 +62,27 @@ impl Where {
     }
 }
 
+/// How many match the filter.
+pub(crate) async fn total(tx: &mut dyn Tx, scope: &TenantScope, filter: &AgentFilter) -> Result<u64, StoreError> {
+    let w = Where::of(scope, filter);
+    let count = format!("SELECT count(*) AS n FROM agents WHERE {}", w.sql);
+    query_one(tx, &count, w.params).await?.map_or(Ok(0), |row| row.uint("n"))
+}
+
+/// `known`: what [`total`] said before, where nothing was written since.
 pub(crate) async fn list(
     tx: &mut dyn Tx,
     scope: &TenantScope,
     filter: &AgentFilter,
     page: &PageRequest,
+    known: Option<u64>,
 ) -> Result<AgentPage, StoreError> {
     let limit = page.limit.clamp(1, MAX_LIMIT);
+    let total = match known {
+        Some(total) => total,
+        None => total(tx, scope, filter).await?,
+    };
     let mut w = Where::of(scope, filter);
-    let count = format!("SELECT count(*) AS n FROM agents WHERE {}", w.sql);
-    let total = query_one(tx, &count, w.params.clone()).await?.map_or(Ok(0), |row| row.uint("n"))?;
     let mut skip = 0;
     if let Some(cursor) = &page.cursor {
         let (created, id) = parse_cursor(cursor)?;

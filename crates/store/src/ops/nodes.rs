@@ -177,12 +177,12 @@ pub(crate) async fn expire(
 }
 
 /// Deleted while it waited for this node to begin: nobody else can confirm it.
-async fn end_unbegun(tx: &mut dyn Tx, cx: &Context, mut agent: AgentRow) -> Result<(), StoreError> {
-    reservation::release_all(tx, &agent.id).await?;
-    let data = json!({ "from": agent.observed.as_str(), "to": "gone" });
-    agent.observed = Observed::Gone;
+async fn end_unbegun(tx: &mut dyn Tx, cx: &Context, before: AgentRow) -> Result<(), StoreError> {
+    reservation::release_all(tx, &before.id).await?;
+    let data = json!({ "from": before.observed.as_str(), "to": "gone" });
+    let agent = AgentRow { observed: Observed::Gone, ..before.clone() };
     let scope = TenantScope::system(agent.tenant.clone(), "scheduler");
-    agent_row::save(tx, cx, &scope, agent, Trace { event: "agent.gone", data, action: Some("erase") }).await?;
+    agent_row::save(tx, cx, &scope, &before, agent, Trace { event: "agent.gone", data, action: Some("erase") }).await?;
     Ok(())
 }
 
@@ -191,20 +191,20 @@ async fn lose_agents(tx: &mut dyn Tx, cx: &Context, node: &NodeId) -> Result<Vec
     let mut lost = Vec::new();
     for row in tx.query(sql, params![node.as_str()]).await? {
         let id: AgentId = row.parse("id")?;
-        let Some((mut agent, _)) = agent_row::lock_any(tx, &id).await? else { continue };
-        if agent.desired == Desired::Gone && agent_row::never_begun(tx, &agent).await? {
-            end_unbegun(tx, cx, agent).await?;
+        let Some((before, _)) = agent_row::lock_any(tx, &id).await? else { continue };
+        if before.desired == Desired::Gone && agent_row::never_begun(tx, &before).await? {
+            end_unbegun(tx, cx, before).await?;
             continue;
         }
         // Stopped ones lose nothing but the way to their disk.
-        if agent.observed == Observed::Lost || !may_move(agent.observed, Observed::Lost, Owner::Control) {
+        if before.observed == Observed::Lost || !may_move(before.observed, Observed::Lost, Owner::Control) {
             continue;
         }
-        let data = json!({ "from": agent.observed.as_str(), "to": "lost", "node": node.as_str() });
-        agent.observed = Observed::Lost;
-        agent.queue_position = None;
+        let data = json!({ "from": before.observed.as_str(), "to": "lost", "node": node.as_str() });
+        let agent = AgentRow { observed: Observed::Lost, queue_position: None, ..before.clone() };
         let scope = TenantScope::system(agent.tenant.clone(), "scheduler");
-        agent_row::save(tx, cx, &scope, agent, Trace { event: "agent.observed", data, action: Some("lose") }).await?;
+        agent_row::save(tx, cx, &scope, &before, agent, Trace { event: "agent.observed", data, action: Some("lose") })
+            .await?;
         lost.push(id);
     }
     Ok(lost)

@@ -54,7 +54,8 @@ async fn place_one(
     node: Option<NodeStatus>,
 ) -> Result<AgentRow, StoreError> {
     let status = node.ok_or(StoreError::NotFound { what: "node" })?;
-    let (mut row, _) = agent_row::lock_any(tx, &request.agent_id).await?.ok_or(StoreError::no_agent())?;
+    let (before, _) = agent_row::lock_any(tx, &request.agent_id).await?.ok_or(StoreError::no_agent())?;
+    let mut row = before.clone();
     if row.version != request.expected_version {
         return Err(StoreError::VersionConflict { current: row.version });
     }
@@ -72,7 +73,7 @@ async fn place_one(
     row.placement_reason = Some(request.reason.clone());
     let scope = TenantScope::system(row.tenant.clone(), "scheduler");
     let data = json!({ "node": request.node_id.as_str(), "reason": &request.reason });
-    agent_row::save(tx, cx, &scope, row, Trace { event: "agent.placed", data, action: Some("place") }).await
+    agent_row::save(tx, cx, &scope, &before, row, Trace { event: "agent.placed", data, action: Some("place") }).await
 }
 
 /// Says why agents wait; writes only what is new, and nothing of those that
@@ -91,7 +92,8 @@ pub(crate) async fn explain(
 }
 
 async fn explain_one(tx: &mut dyn Tx, cx: &Context, agent: &AgentId, reason: &str) -> Result<(), StoreError> {
-    let Some((mut row, _)) = agent_row::lock_any(tx, agent).await? else { return Ok(()) };
+    let Some((before, _)) = agent_row::lock_any(tx, agent).await? else { return Ok(()) };
+    let mut row = before.clone();
     let waits = row.observed == Observed::Pending && !row.assigned && row.desired == Desired::Running;
     if !waits || row.placement_reason.as_deref() == Some(reason) {
         return Ok(());
@@ -99,6 +101,6 @@ async fn explain_one(tx: &mut dyn Tx, cx: &Context, agent: &AgentId, reason: &st
     row.placement_reason = Some(reason.to_owned());
     let scope = TenantScope::system(row.tenant.clone(), "scheduler");
     let data = json!({ "reason": reason });
-    agent_row::save(tx, cx, &scope, row, Trace { event: events::WAITING, data, action: None }).await?;
+    agent_row::save(tx, cx, &scope, &before, row, Trace { event: events::WAITING, data, action: None }).await?;
     Ok(())
 }

@@ -64,7 +64,7 @@ pub(crate) async fn recover(tx: &mut dyn Tx, cx: &Context, epoch: &Epoch) -> Res
         let Some(next) = desire::started_again(&row)? else { continue };
         let reason = error.map(|e| e.message).unwrap_or_default();
         let data = json!({ "attempt": attempt, "of": TRIES, "reason": reason });
-        agent_row::save(tx, cx, &scope, next, Trace { event: "agent.recovering", data, action: Some("recover") })
+        agent_row::save(tx, cx, &scope, &row, next, Trace { event: "agent.recovering", data, action: Some("recover") })
             .await?;
         tx.execute(
             "UPDATE agents SET recoveries = $1, recovered_ms = $2 WHERE id = $3",

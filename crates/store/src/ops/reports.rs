@@ -86,7 +86,7 @@ async fn apply_one(
     if next == row {
         return Ok(ReportResult::Unchanged);
     }
-    write(tx, cx, node, this, next, from).await?;
+    write(tx, cx, node, this, &row, next).await?;
     Ok(ReportResult::Applied { from, to })
 }
 
@@ -95,10 +95,10 @@ async fn write(
     cx: &Context,
     node: &NodeId,
     mark: ReportMark,
+    before: &AgentRow,
     next: AgentRow,
-    from: Observed,
 ) -> Result<(), StoreError> {
-    let (id, to) = (next.id.clone(), next.observed);
+    let (id, from, to) = (next.id.clone(), before.observed, next.observed);
     match to {
         Observed::Gone => reservation::release_all(tx, &id).await?,
         Observed::Stopped | Observed::Failed => reservation::release_compute(tx, &id).await?,
@@ -123,7 +123,7 @@ async fn write(
         _ => ("agent.observed", Some("observe")),
     };
     let scope = TenantScope::system(next.tenant.clone(), "node");
-    agent_row::save(tx, cx, &scope, next, Trace { event, data, action }).await?;
+    agent_row::save(tx, cx, &scope, before, next, Trace { event, data, action }).await?;
     tx.execute(
         "UPDATE agents SET report_epoch = $1, report_sequence = $2 WHERE id = $3",
         params![mark.epoch, mark.sequence, id.as_str()],

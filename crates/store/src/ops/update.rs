@@ -40,7 +40,7 @@ pub(crate) async fn update(
     write_spec(tx, cx, &next, &changed, &patched.env).await?;
     let data = json!({ "changed": &changed, "name": next.name.as_str() });
     let trace = Trace { event: "agent.updated", data, action: Some("update") };
-    let agent = agent_row::save(tx, cx, scope, next, trace).await?;
+    let agent = agent_row::save(tx, cx, scope, &row, next, trace).await?;
     Ok(Updated { agent, changed })
 }
 

@@ -6,7 +6,8 @@
 //!    └────────── answers, after ──────── COMMIT (one fsync for all)
 //! ```
 //!
-//! An operation that fails rolls back its own savepoint; a COMMIT that fails
+//! An operation that fails rolls back its own savepoint (one that is alone has
+//! none, and the transaction is its own); a COMMIT that fails
 //! fails every operation of its batch. WAL with `synchronous = FULL`: what
 //! was answered is on disk. Readers have connections of their own and see the
 //! last commit; each holds its snapshot for one short operation only, so that
@@ -14,6 +15,8 @@
 
 mod errors;
 mod kept;
+#[cfg(test)]
+pub(crate) mod memory;
 mod readers;
 mod transaction;
 mod writer;

@@ -159,6 +159,11 @@ fn run(
     }
 }
 
+/// A statement that every batch has, compiled once.
+fn run_cached(connection: &Connection, sql: &str) -> Result<(), StoreError> {
+    connection.prepare_cached(sql).and_then(|mut s| s.raw_execute()).map(drop).map_err(of_rusqlite)
+}
+
 /// Runs the operations in one transaction. An error means that none of them
 /// is in the database.
 fn run_batch(
@@ -167,21 +172,33 @@ fn run_batch(
     touched: &Touched,
 ) -> (Result<(), StoreError>, bool) {
     let mut changed = false;
+    // One that is alone needs no savepoint: the transaction is its own.
+    let alone = batch.len() == 1;
     let result = (|| {
-        connection.execute_batch("BEGIN IMMEDIATE").map_err(of_rusqlite)?;
+        run_cached(connection, "BEGIN IMMEDIATE")?;
         for job in batch.iter_mut() {
-            connection.execute_batch("SAVEPOINT op").map_err(of_rusqlite)?;
+            if !alone {
+                run_cached(connection, "SAVEPOINT op")?;
+            }
             let ran = job.run(connection);
             if connection.is_autocommit() {
                 // A full disk or an I/O error: SQLite has rolled back the
                 // whole transaction by itself.
                 return Err(ran.err().unwrap_or(StoreError::Full));
             }
-            let end = if ran.is_ok() { "RELEASE op" } else { "ROLLBACK TO op; RELEASE op" };
-            connection.execute_batch(end).map_err(of_rusqlite)?;
+            match (&ran, alone) {
+                // It keeps its own error; nothing else is in here.
+                (Err(_), true) => return run_cached(connection, "ROLLBACK"),
+                (Err(_), false) => {
+                    run_cached(connection, "ROLLBACK TO op")?;
+                    run_cached(connection, "RELEASE op")?;
+                }
+                (Ok(_), true) => {}
+                (Ok(_), false) => run_cached(connection, "RELEASE op")?,
+            }
             changed |= ran.unwrap_or(false);
         }
-        touched.around(|| connection.execute_batch("COMMIT").map_err(of_rusqlite))
+        touched.around(|| run_cached(connection, "COMMIT"))
     })();
     if result.is_err() && !connection.is_autocommit() {
         // Nothing more can be done about a rollback that fails: the next

@@ -1,0 +1,2 @@
+DROP INDEX agents_by_node;
+CREATE INDEX agents_by_node ON agents (node_id, id) WHERE observed <> 'gone';
