@@ -5,8 +5,10 @@
 //! never starts a second one; where the guest is gone the outcome is
 //! `unknown`.
 
+mod outliving;
 mod replay;
 
+use outliving::Outliving;
 pub(crate) use replay::Past;
 
 use crate::api::Caller;
@@ -23,12 +25,13 @@ use aether_proto::node::exec_response::Message as FromNode;
 use aether_proto::node::{ExecAttach, ExecExited, ExecRequest, ExecResponse, ExecSignalRequest, ExecStart};
 use aether_store::{AgentRow, ExecEnd, ExecIntent, Idempotency, Store};
 use bytes::Bytes;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tonic::Streaming;
 
 pub(crate) const TIMEOUT_S: u64 = 30;
@@ -185,42 +188,62 @@ pub(crate) async fn open(
         Err(error) if error.problem.code == Code::NotFound => return no_guest(app, caller, begin, error).await,
         Err(error) => return Err(error),
     };
-    let agent = &agent;
-    let mut client = app.live_client(agent).await?;
-    let (exec_id, first, new) = match begin {
+    let mut client = app.live_client(&agent).await?;
+    match begin {
+        Begin::Start { asked, idempotency } => start_new(app, caller, agent, &mut client, (asked, idempotency)).await,
         Begin::Attach { exec_id, offset } => {
-            let first = attach(agent, &exec_id, offset);
-            (exec_id, first, false)
-        }
-        Begin::Start { asked, idempotency } => {
-            let intent = ExecIntent {
-                exec_id: ExecId::generate(DEFAULT_CELL, app.rng.as_ref()),
-                command: asked.command.clone(),
-                user: asked.user.clone(),
-            };
-            let recorded = app.store.record_exec(&caller.scope(), &agent.id, intent, idempotency).await?;
-            if recorded.replayed {
-                return replay::begin(app, caller, Some(agent), recorded).await;
+            let ledger = Ledger::new(app, caller, &exec_id);
+            match call(&mut client, attach(&agent, &exec_id, offset)).await {
+                Ok(Call { to_node, from_node }) => {
+                    let opened = Opened { agent, attached: true, exec_id, to_node, from_node, ledger };
+                    Ok(Begun::Running(Box::new(opened)))
+                }
+                Err(status) => Err(ApiError::from(status).instance(ledger.instance(&agent))),
             }
-            let first = start(agent, &recorded.exec_id, asked);
-            (recorded.exec_id, first, true)
         }
+    }
+}
+
+/// The intent, and then the node's answer. The way to the node is made while
+/// the intent goes to the disk; nothing is said along it before.
+async fn start_new(
+    app: &App,
+    caller: &Caller,
+    agent: Arc<AgentRow>,
+    client: &mut DataClient,
+    (asked, idempotency): (Asked, Option<Idempotency>),
+) -> Result<Begun, ApiError> {
+    let intent = ExecIntent {
+        exec_id: ExecId::generate(DEFAULT_CELL, app.rng.as_ref()),
+        command: asked.command.clone(),
+        user: asked.user.clone(),
     };
+    let (to_node, requests) = mpsc::channel(TO_NODE);
+    let mut way = std::pin::pin!(client.exec(ReceiverStream::new(requests)));
+    let scope = caller.scope();
+    let recording = app.store.record_exec(&scope, &agent.id, intent, idempotency);
+    let (recorded, early) = beside(recording, way.as_mut()).await;
+    let recorded = recorded?;
+    if recorded.replayed {
+        return replay::begin(app, caller, Some(&agent), recorded).await;
+    }
+    let exec_id = recorded.exec_id;
     let ledger = Ledger::new(app, caller, &exec_id);
-    match call(&mut client, first).await {
-        Ok(Call { to_node, from_node }) => Ok(Begun::Running(Box::new(Opened {
-            agent: agent.clone(),
-            attached: !new,
-            exec_id,
-            to_node,
-            from_node,
-            ledger,
-        }))),
+    // Not taken where the way has ended already, which `early` tells of.
+    let _ = to_node.try_send(ExecRequest { message: Some(start(&agent, &exec_id, asked)) });
+    let answer = match early {
+        Some(answer) => answer,
+        None => way.await,
+    };
+    match answer {
+        Ok(answer) => {
+            let from_node = answer.into_inner();
+            let opened = Opened { agent, attached: false, exec_id, to_node, from_node, ledger };
+            Ok(Begun::Running(Box::new(opened)))
+        }
         Err(status) => {
-            if new {
-                ledger.not_begun(&status);
-            }
-            Err(ApiError::from(status).instance(ledger.instance(agent)))
+            ledger.not_begun(&status);
+            Err(ApiError::from(status).instance(ledger.instance(&agent)))
         }
     }
 }
@@ -247,6 +270,19 @@ async fn call(client: &mut DataClient, first: ToNode) -> Result<Call, tonic::Sta
     Ok(Call { to_node, from_node: answer.into_inner() })
 }
 
+/// Waits for `first`; what `second` comes to meanwhile is kept.
+async fn beside<A, B>(first: impl Future<Output = A>, mut second: Pin<&mut impl Future<Output = B>>) -> (A, Option<B>) {
+    let mut first = std::pin::pin!(first);
+    let mut early = None;
+    loop {
+        tokio::select! {
+            biased;
+            first = &mut first => return (first, early),
+            second = &mut second, if early.is_none() => early = Some(second),
+        }
+    }
+}
+
 fn attach(agent: &AgentRow, exec_id: &ExecId, offset: u64) -> ToNode {
     ToNode::Attach(ExecAttach { agent_id: agent.id.to_string(), exec_id: exec_id.to_string(), offset })
 }
@@ -267,7 +303,7 @@ fn start(agent: &AgentRow, exec_id: &ExecId, asked: Asked) -> ToNode {
     })
 }
 
-/// Runs one exec to its end, for the POST form. In a task of its own: a
+/// Runs one exec to its end, for the POST form. It outlives its request: a
 /// client that goes away kills nothing, and the end is recorded.
 pub(crate) async fn run(
     app: &App,
@@ -278,7 +314,7 @@ pub(crate) async fn run(
 ) -> Result<ExecResult, ApiError> {
     let timeout = Duration::from_secs(*asked.timeout.get_or_insert(TIMEOUT_S));
     let (task_app, margin) = (app.clone(), app.cfg().deadlines.exec_margin);
-    let work = app.tasks.spawn(async move {
+    let work = async move {
         let stdin = asked.stdin.clone();
         let begin = Begin::Start { asked, idempotency };
         let opened = match open(&task_app, &caller, found, begin).await? {
@@ -286,18 +322,21 @@ pub(crate) async fn run(
             Begun::Over(past) => return Ok(past.result()),
         };
         collect(&task_app, opened, stdin, timeout + margin).await
-    });
-    work.await.unwrap_or_else(|error| Err(ApiError::internal(format!("exec task: {error}"))))
+    };
+    Outliving::new(work, &app.tasks).await
 }
 
 async fn collect(app: &App, opened: Opened, stdin: Option<String>, limit: Duration) -> Result<ExecResult, ApiError> {
     let Opened { agent, attached, exec_id, to_node, mut from_node, ledger } = opened;
     let instance = ledger.instance(&agent);
+    // The request side stays open until the exec ends: closing it could be
+    // read as going away.
+    let _open = to_node.clone();
+    // The first request feeds it: twice the same input would be a second effect.
+    let feed = |text| AbortOnDropHandle::new(tokio::spawn(feed(to_node, text)));
     // Apart from the reading: a program that writes before it reads all of
     // its input must not wait for us.
-    // The first request feeds it: twice the same input would be a second effect.
-    let feeder = tokio::spawn(feed(to_node, stdin.filter(|_| !attached)));
-    let _feeder = DropAbort(feeder);
+    let _feeder = stdin.filter(|_| !attached).map(feed);
     let started = Instant::now();
     let mut output = Output::default();
     let end = tokio::time::timeout_at(started + limit, output.read(&mut from_node)).await;
@@ -321,28 +360,15 @@ async fn collect(app: &App, opened: Opened, stdin: Option<String>, limit: Durati
     Ok(output.result(&exec_id, Some(exited), started.elapsed(), None))
 }
 
-struct DropAbort(tokio::task::JoinHandle<()>);
-
-impl Drop for DropAbort {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-async fn feed(to_node: mpsc::Sender<ExecRequest>, stdin: Option<String>) {
-    if let Some(text) = stdin {
-        let mut bytes = Bytes::from(text);
-        while !bytes.is_empty() {
-            let chunk = bytes.split_to(bytes.len().min(STDIN_CHUNK));
-            if to_node.send(ExecRequest { message: Some(ToNode::Stdin(chunk)) }).await.is_err() {
-                return;
-            }
+async fn feed(to_node: mpsc::Sender<ExecRequest>, text: String) {
+    let mut bytes = Bytes::from(text);
+    while !bytes.is_empty() {
+        let chunk = bytes.split_to(bytes.len().min(STDIN_CHUNK));
+        if to_node.send(ExecRequest { message: Some(ToNode::Stdin(chunk)) }).await.is_err() {
+            return;
         }
-        let _ = to_node.send(ExecRequest { message: Some(ToNode::CloseStdin(true)) }).await;
     }
-    // The request side stays open until the exec ends: closing it could be
-    // read as going away.
-    to_node.closed().await;
+    let _ = to_node.send(ExecRequest { message: Some(ToNode::CloseStdin(true)) }).await;
 }
 
 fn timed_out(after: Duration, instance: &str) -> ApiError {

@@ -59,6 +59,23 @@ async fn a_timeout_kills_and_names_the_exec() {
     assert_eq!((exec["next_offset"].as_u64(), exec["output"][0]["stream"].as_str()), (Some(9), Some("stderr")));
 }
 
+/// The way to the node is made meanwhile, and nothing is said along it.
+#[tokio::test]
+async fn nothing_runs_before_its_intent_is_on_disk() {
+    let server = start().await;
+    let id = server.agent("runner").await;
+    let lock = rusqlite::Connection::open(&server.database).expect("opens");
+    lock.execute_batch("BEGIN IMMEDIATE").expect("locks");
+    let asked = server.post(&format!("/v1/agents/{id}/exec"), json!({ "command": ["echo", "a"] })).send();
+    let asked = tokio::spawn(asked);
+    server.until(|s| async { s.node.ways() == 1 }).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(server.node.all_runs(), 0);
+    lock.execute_batch("ROLLBACK").expect("unlocks");
+    let answer = asked.await.expect("joins").expect("answers");
+    assert_eq!((answer.status(), server.node.all_runs()), (StatusCode::OK, 1));
+}
+
 #[tokio::test]
 async fn an_idempotency_key_runs_once() {
     let server = start().await;

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use futures::Stream;
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
@@ -30,6 +31,8 @@ pub(crate) struct FakeNode(Arc<State>);
 
 #[derive(Default)]
 struct State {
+    /// Streams of execs that were begun.
+    ways: AtomicU32,
     /// How often each exec was really started.
     runs: Mutex<BTreeMap<String, u32>>,
     /// On which agent.
@@ -137,6 +140,10 @@ impl FakeNode {
             ("stopped", _) => vec![of("stopping"), AgentReport { exit_code: Some(0), ..of("stopped") }],
             _ => vec![of("gone")],
         }
+    }
+
+    pub(crate) fn ways(&self) -> u32 {
+        self.0.ways.load(Ordering::SeqCst)
     }
 
     pub(crate) fn runs(&self, exec_id: &str) -> u32 {
@@ -333,6 +340,7 @@ impl NodeData for FakeNode {
     type ExecStream = Reply<ExecResponse>;
     async fn exec(&self, request: Request<Streaming<ExecRequest>>) -> Result<Response<Self::ExecStream>, Status> {
         let mut input = request.into_inner();
+        self.0.ways.fetch_add(1, Ordering::SeqCst);
         let first = input.message().await?.and_then(|m| m.message);
         let (out, answers) = mpsc::channel(4);
         match first {

@@ -157,7 +157,12 @@ impl Follow {
                             Some(taken) => taken,
                             None => continue,
                         };
-                        if self.sender.send(Ok(answer(message))).await.is_err() || last {
+                        let ended = last.then(Instant::now);
+                        let sent = self.sender.send(Ok(answer(message))).await;
+                        if let Some(ended) = ended {
+                            self.tell(ended);
+                        }
+                        if last || sent.is_err() {
                             return Ended::Done;
                         }
                     }
@@ -175,6 +180,13 @@ impl Follow {
         }
     }
 
+    /// What an exec takes without the way to the node and back.
+    fn tell(&self, ended: Instant) {
+        let Some(asked) = self.asked else { return };
+        let channel_us = u64::try_from(ended.duration_since(asked).as_micros()).unwrap_or(u64::MAX);
+        tracing::debug!(exec = %self.exec_id, channel_us, "exec ended");
+    }
+
     /// The message that an event makes, and whether it is the last.
     fn take(&mut self, event: guest::OutputEvent) -> Option<(Say, bool)> {
         match event.event? {
@@ -188,11 +200,6 @@ impl Follow {
             }
             OutputKind::Exited(state) => {
                 let duration_ms = state.duration_ms;
-                if let Some(asked) = self.asked {
-                    // What an exec takes without the way to the node and back.
-                    let channel_us = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
-                    tracing::debug!(exec = %self.exec_id, channel_us, "exec ended");
-                }
                 let exit = state.exit.into_option().unwrap_or_default();
                 let exited = wire::ExecExited {
                     exit_code: exit.exit_code,
