@@ -1,7 +1,7 @@
 //! What every request handler holds.
 
 use crate::Control;
-use crate::api::Caller;
+use crate::api::{Caller, Shown};
 use crate::auth::{Authenticator, LocalUsers};
 use crate::config::ControlConfig;
 use crate::dialer::{DataClient, DataDialer, Nodes};
@@ -34,6 +34,7 @@ pub(crate) struct AppState {
     pub(crate) bodies: Arc<Semaphore>,
     /// Large JSON bodies that may be parsed at once: half the processors'.
     pub(crate) readers: Arc<Semaphore>,
+    pub(crate) shown: Shown,
     /// Work that outlives its request: execs, upgraded streams.
     pub(crate) tasks: TaskTracker,
 }
@@ -65,6 +66,7 @@ impl App {
             opened: control.opened.clone(),
             bodies: Arc::new(Semaphore::new(control.cfg.get().limits.json_bytes_in_all)),
             readers: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2)))),
+            shown: Shown::default(),
             tasks: TaskTracker::new(),
         }))
     }

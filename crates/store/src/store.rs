@@ -210,8 +210,9 @@ impl Store {
         filter: AgentFilter,
         page: PageRequest,
     ) -> Result<AgentPage, StoreError> {
-        self.read((scope.clone(), filter, page), |tx, _, (scope, filter, page)| {
-            Box::pin(listing::list(tx, scope, filter, page))
+        let known = self.known_total(scope, &filter).await?;
+        self.read((scope.clone(), filter, page, known), |tx, _, (scope, filter, page, known)| {
+            Box::pin(listing::list(tx, scope, filter, page, *known))
         })
         .await
     }

@@ -1,5 +1,9 @@
 //! `/v1/agents`: create, list, get, health, stats.
 
+mod shown;
+
+pub(crate) use shown::Shown;
+
 use super::Caller;
 use super::extract::{Json, Params, idempotency};
 use crate::app::App;
@@ -14,8 +18,8 @@ use aether_proto::node::AgentRequest;
 use aether_store::{AgentFilter, AgentRow, Created, Idempotency, NewAgent, PageRequest, StoreError};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use http::header::{ETAG, LOCATION};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::header::{CONTENT_TYPE, ETAG, LOCATION};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -236,7 +240,7 @@ pub(crate) async fn get(
     caller: Caller,
     Path(id): Path<String>,
     mut params: Params,
-) -> Result<([(HeaderName, HeaderValue); 1], axum::Json<AgentInfo>), ApiError> {
+) -> Result<Response, ApiError> {
     let show = match params.text("show").as_deref() {
         None => false,
         Some("env") => true,
@@ -251,8 +255,14 @@ pub(crate) async fn get(
     if show && !caller.may(Permission::AgentReadEnv) {
         return Err(ApiError::forbidden(Permission::AgentReadEnv.as_str()));
     }
-    let env = if show { Some(app.store.agent_env(&caller.scope(), &row.id).await?) } else { None };
-    Ok(([(ETAG, etag(version))], axum::Json(AgentInfo { env, ..info(Arc::unwrap_or_clone(row)) })))
+    let tag = [(ETAG, etag(version))];
+    if show {
+        let env = Some(app.store.agent_env(&caller.scope(), &row.id).await?);
+        return Ok((tag, axum::Json(AgentInfo { env, ..info(Arc::unwrap_or_clone(row)) })).into_response());
+    }
+    let document =
+        app.shown.document(row).map_err(|e| ApiError::internal(format!("an agent does not serialise: {e}")))?;
+    Ok((tag, [(CONTENT_TYPE, HeaderValue::from_static("application/json"))], document).into_response())
 }
 
 /// Ask the guest whether it is well.

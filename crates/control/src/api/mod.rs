@@ -36,6 +36,7 @@ mod update;
 mod usage;
 mod wishes;
 
+pub(crate) use agents::Shown;
 pub use document::openapi;
 #[cfg(test)]
 pub(crate) use extract::parse;

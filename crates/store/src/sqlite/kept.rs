@@ -1,6 +1,6 @@
-//! Rows that were read, kept in memory for as long as no commit touches the
-//! tables they came from. The two that every request asks for: its key, and
-//! its agent.
+//! What was read, kept in memory for as long as no commit touches the tables
+//! it came from: the two rows that every request asks for, its key and its
+//! agent, and how many agents a list has, which each page tells.
 //!
 //! It is exact, not merely soon right: the writer raises the versions of the
 //! tables that a transaction touched just before it commits (odd: a commit is
@@ -17,10 +17,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Tables whose rows are kept.
-const TABLES: [&str; 3] = ["agents", "agent_names", "api_keys"];
+const TABLES: [&str; 4] = ["agents", "agent_names", "api_keys", "agent_labels"];
 /// Bits of [`TABLES`].
-const AGENTS: u64 = 0b011;
-const KEYS: u64 = 0b100;
+const AGENTS: u64 = 0b0011;
+const KEYS: u64 = 0b0100;
+const LISTS: u64 = 0b1001;
 
 /// Rows per shelf, and their bytes in all.
 const MOST: usize = 2048;
@@ -33,11 +34,18 @@ pub(crate) struct Kept {
     pub(crate) agents: Shelf<String, AgentRow>,
     /// By hash.
     pub(crate) keys: Shelf<[u8; 32], KeyRow>,
+    /// By tenant and filter.
+    pub(crate) totals: Shelf<String, u64>,
 }
 
 impl Kept {
     pub(super) fn new() -> Self {
-        Self { versions: Default::default(), agents: Shelf::new(AGENTS), keys: Shelf::new(KEYS) }
+        Self {
+            versions: Default::default(),
+            agents: Shelf::new(AGENTS),
+            keys: Shelf::new(KEYS),
+            totals: Shelf::new(LISTS),
+        }
     }
 
     /// The sum of the versions: each only rises, so an equal sum means that
@@ -144,12 +152,13 @@ impl<K: Ord, V> Shelf<K, V> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::transaction::SqliteTx;
     use super::*;
     use crate::error::StoreError;
-    use crate::ops::{agents, keys};
-    use crate::tx::{Context, OpFuture, Tx};
-    use aether_core::source::{OsRng, SystemClock};
+    use crate::model::AgentFilter;
+    use crate::ops::{agents, keys, listing};
+    use crate::sqlite::memory;
+    use crate::tx::{OpFuture, Tx};
+    use aether_core::source::OsRng;
     use aether_core::{TenantId, TenantScope};
     use futures::FutureExt;
     use rusqlite::hooks::{AuthAction, Authorization};
@@ -194,28 +203,12 @@ mod tests {
         assert!(shelf.rows.lock().bytes <= MOST_BYTES);
     }
 
-    fn connection(cx: &Context) -> Connection {
-        let mut connection = Connection::open_in_memory().expect("opens");
-        while crate::migrate::step_up(&mut SqliteTx::new(&mut connection), cx)
-            .now_or_never()
-            .expect("never waits")
-            .expect("migrates")
-            .is_some()
-        {}
-        connection
-    }
-
-    fn context() -> Context {
-        let seal = crate::SealKey::from_bytes([7; 32]);
-        Context { clock: Arc::new(SystemClock::default()), rng: Arc::new(OsRng), seal }
-    }
-
     /// The tables that an operation reads, as SQLite's compiler says.
     fn tables_read<P>(
         params: &P,
         op: impl for<'a> Fn(&'a mut dyn Tx, &'a P) -> OpFuture<'a, bool>,
     ) -> BTreeSet<String> {
-        let mut connection = connection(&context());
+        let mut connection = memory::migrated(&memory::context());
         let seen = Arc::new(Mutex::new(BTreeSet::new()));
         let sink = seen.clone();
         connection.authorizer(Some(move |asked: rusqlite::hooks::AuthContext<'_>| {
@@ -225,7 +218,7 @@ mod tests {
             Authorization::Allow
         }));
         let found: Result<bool, StoreError> =
-            op(&mut SqliteTx::new(&mut connection), params).now_or_never().expect("never waits");
+            op(&mut memory::tx(&mut connection), params).now_or_never().expect("never waits");
         assert_eq!(found, Ok(false), "the store is empty");
         seen.lock().clone()
     }
@@ -255,13 +248,20 @@ mod tests {
             Box::pin(keys::find_by_hash(tx, hash).map(|found| found.map(|row| row.is_some())))
         });
         assert_eq!(by_hash, named(KEYS));
+        let pairs = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
+        let images = vec!["i".to_owned()];
+        let filter = AgentFilter { labels: pairs.clone(), metadata: pairs, images, ..AgentFilter::default() };
+        let counted = tables_read(&(scope, filter), |tx, (scope, filter)| {
+            Box::pin(listing::total(tx, scope, filter).map(|total| total.map(|n| n > 0)))
+        });
+        assert_eq!(counted, named(LISTS));
     }
 
     /// What the update hook does not tell of: a table emptied at once, rows
     /// that a conflict replaces, tables without row ids.
     #[test]
     fn no_operation_changes_a_kept_table_behind_the_hook() {
-        let mut connection = connection(&context());
+        let mut connection = memory::migrated(&memory::context());
         let touched = Touched::watch(&connection, Arc::new(Kept::new()));
         let schema = connection.query_row("SELECT group_concat(sql) FROM sqlite_schema", [], |r| r.get::<_, String>(0));
         assert!(!schema.expect("a schema").to_uppercase().contains("WITHOUT ROWID"));

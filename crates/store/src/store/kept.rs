@@ -1,10 +1,10 @@
-//! The two rows that every request asks for, kept in memory where that is
-//! exact: see `sqlite::kept`.
+//! What is asked for again and again, kept in memory where that is exact: see
+//! `sqlite::kept`.
 
 use super::{Engine, Store};
 use crate::error::StoreError;
-use crate::model::{AgentRow, KeyRow};
-use crate::ops::{agents, keys};
+use crate::model::{AgentFilter, AgentRow, KeyRow};
+use crate::ops::{agents, keys, listing};
 use crate::sqlite::{Kept, Shelf};
 use crate::tx::{Context, OpFuture, Tx};
 use aether_core::TenantScope;
@@ -38,6 +38,30 @@ impl Store {
         .await
     }
 
+    /// How many agents match; `None` where that is not kept, and the list has to
+    /// count them itself.
+    pub(super) async fn known_total(
+        &self,
+        scope: &TenantScope,
+        filter: &AgentFilter,
+    ) -> Result<Option<u64>, StoreError> {
+        if !matches!(self.inner.engine, Engine::Sqlite(_)) {
+            return Ok(None);
+        }
+        let key = format!("{}/{filter:?}", scope.tenant().as_str());
+        let bytes = key.len() + 64;
+        let total = self
+            .keep(
+                |kept| &kept.totals,
+                key,
+                || (scope.clone(), filter.clone()),
+                |tx, _, (scope, filter)| Box::pin(async move { listing::total(tx, scope, filter).await.map(Some) }),
+                |_| bytes,
+            )
+            .await?;
+        Ok(total.map(|total| *total))
+    }
+
     /// The kept row, or a new reading of it. What is absent is not kept.
     async fn keep<K, V, P, F>(
         &self,
@@ -45,7 +69,7 @@ impl Store {
         key: K,
         params: impl FnOnce() -> P,
         op: F,
-        bytes: fn(&V) -> usize,
+        bytes: impl FnOnce(&V) -> usize,
     ) -> Result<Option<Arc<V>>, StoreError>
     where
         K: Ord,
