@@ -203,20 +203,6 @@ impl Store {
         self.write((scope.clone(), new), |tx, cx, (scope, new)| Box::pin(agents::create(tx, cx, scope, new))).await
     }
 
-    /// Newest first.
-    pub async fn list_agents(
-        &self,
-        scope: &TenantScope,
-        filter: AgentFilter,
-        page: PageRequest,
-    ) -> Result<AgentPage, StoreError> {
-        let known = self.known_total(scope, &filter).await?;
-        self.read((scope.clone(), filter, page, known), |tx, _, (scope, filter, page, known)| {
-            Box::pin(listing::list(tx, scope, filter, page, *known))
-        })
-        .await
-    }
-
     /// For the operator: agents of all tenants by state, without those that
     /// are to be gone. States without any are left out.
     pub async fn count_agents(&self) -> Result<Vec<(Observed, u64)>, StoreError> {

@@ -3,7 +3,7 @@
 
 use super::{Engine, Store};
 use crate::error::StoreError;
-use crate::model::{AgentFilter, AgentRow, KeyRow};
+use crate::model::{AgentFilter, AgentPage, AgentRow, KeyRow, PageRequest};
 use crate::ops::{agents, keys, listing};
 use crate::sqlite::{Kept, Shelf};
 use crate::tx::{Context, OpFuture, Tx};
@@ -38,28 +38,31 @@ impl Store {
         .await
     }
 
-    /// How many agents match; `None` where that is not kept, and the list has to
-    /// count them itself.
-    pub(super) async fn known_total(
+    /// Newest first. The total is counted only where something was written since
+    /// it was counted last.
+    pub async fn list_agents(
         &self,
         scope: &TenantScope,
-        filter: &AgentFilter,
-    ) -> Result<Option<u64>, StoreError> {
-        if !matches!(self.inner.engine, Engine::Sqlite(_)) {
-            return Ok(None);
+        filter: AgentFilter,
+        page: PageRequest,
+    ) -> Result<AgentPage, StoreError> {
+        let kept = match &self.inner.engine {
+            Engine::Sqlite(engine) => {
+                let version = engine.kept().version(&engine.kept().totals);
+                version.map(|version| (engine.kept(), format!("{}/{filter:?}", scope.tenant().as_str()), version))
+            }
+            Engine::Postgres(_) => None,
+        };
+        let known = kept.as_ref().and_then(|(kept, key, version)| kept.totals.get(key, *version)).map(|total| *total);
+        let read = self.read((scope.clone(), filter, page, known), |tx, _, (scope, filter, page, known)| {
+            Box::pin(listing::list(tx, scope, filter, page, *known))
+        });
+        let found = read.await?;
+        if let (Some((kept, key, version)), None) = (kept, known) {
+            let bytes = key.len() + 64;
+            kept.totals.put(key, version, Arc::new(found.total), bytes);
         }
-        let key = format!("{}/{filter:?}", scope.tenant().as_str());
-        let bytes = key.len() + 64;
-        let total = self
-            .keep(
-                |kept| &kept.totals,
-                key,
-                || (scope.clone(), filter.clone()),
-                |tx, _, (scope, filter)| Box::pin(async move { listing::total(tx, scope, filter).await.map(Some) }),
-                |_| bytes,
-            )
-            .await?;
-        Ok(total.map(|total| *total))
+        Ok(found)
     }
 
     /// The kept row, or a new reading of it. What is absent is not kept.
@@ -69,7 +72,7 @@ impl Store {
         key: K,
         params: impl FnOnce() -> P,
         op: F,
-        bytes: impl FnOnce(&V) -> usize,
+        bytes: fn(&V) -> usize,
     ) -> Result<Option<Arc<V>>, StoreError>
     where
         K: Ord,
