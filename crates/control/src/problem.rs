@@ -2,6 +2,7 @@
 //! message. Outward goes nothing that names a path, an address, a statement
 //! or a secret; the inward text goes to the log with the request's id.
 
+use aether_core::tenant::Excess;
 use aether_core::{Code, FieldError, Problem};
 use aether_store::StoreError;
 use axum::response::{IntoResponse, Response};
@@ -11,6 +12,8 @@ use http::{HeaderValue, StatusCode};
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 /// Longer texts from a node or a guest are cut.
 const MAX_DETAIL_CHARS: usize = 500;
+/// Somebody has to free something first.
+const QUOTA_RETRY_S: u64 = 10;
 
 /// What a handler fails with.
 #[derive(Debug)]
@@ -83,6 +86,23 @@ impl ApiError {
 
     pub fn conflict(detail: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::new(Code::Conflict, detail, remedy)
+    }
+
+    /// 429 where freeing something would help, 403 where the request is larger
+    /// than all that the tenant may have.
+    pub fn quota(excess: Excess) -> Self {
+        let mut error = Self::new(
+            Code::QuotaExceeded,
+            format!("The tenant's quota does not allow it: {excess}."),
+            "Stop or delete agents that are not needed, or have the quota raised; `aether quota get` shows it.",
+        );
+        if excess.could_fit() {
+            return error.retry_after(QUOTA_RETRY_S);
+        }
+        error.problem.status = StatusCode::FORBIDDEN.as_u16();
+        error.problem.retryable = false;
+        "Ask for less, or have the quota raised; `aether quota get` shows it.".clone_into(&mut error.problem.remedy);
+        error
     }
 
     pub fn internal(inward: impl Into<String>) -> Self {
@@ -226,6 +246,12 @@ impl From<StoreError> for ApiError {
             .retry_after(1),
             E::BadCursor => Self::field("cursor", "is not one that this API gave out"),
             E::CursorExpired => Self::field("cursor", "is too old: begin again without one, after a fresh list"),
+            E::QuotaExceeded { excess, .. } => Self::quota(excess),
+            E::TenantInactive { status } => crate::api::inactive(status),
+            E::DefaultTenant => Self::conflict(
+                "The tenant `default` can be neither suspended nor deleted: operators come in through it.",
+                "Suspend or delete another tenant.",
+            ),
             E::NoRoom { .. } => Self::new(Code::CapacityUnavailable, "No node has room.", "Free something, or wait."),
             E::Locked | E::Unavailable { .. } => {
                 Self::unavailable("The database does not answer.", 1).inward(error.to_string())

@@ -159,9 +159,16 @@ impl Scheduler {
                 None => Ok(Vec::new()),
             }
         };
-        let (renewed, recovered, lost) =
-            tokio::join!(self.store.renew_leadership(epoch), self.store.recover_agents(epoch), expire);
+        let (renewed, recovered, lost, erased) = tokio::join!(
+            self.store.renew_leadership(epoch),
+            self.store.recover_agents(epoch),
+            expire,
+            self.store.tend_deletions(epoch)
+        );
         renewed?;
+        for tenant in erased? {
+            tracing::info!(%tenant, "erased");
+        }
         for agent in recovered? {
             tracing::info!(%agent, "its sandbox died: it is started again");
         }

@@ -6,11 +6,16 @@ mod event;
 #[cfg(test)]
 mod fuzz;
 mod system;
+mod tenant;
 mod update;
 
 pub use bulk::{BULK_MOST, BulkCreate, BulkCreateResult, BulkCreated, BulkDelete, BulkDeleteResult, BulkDeleted};
 pub use event::{EventInfo, EventPage};
 pub use system::{DiskUsage, PruneRequest, Pruned, TagRequest, UsageRow};
+pub use tenant::{
+    LIMIT_MOST, Quota, QuotaReport, QuotaRequest, QuotaUsage, TenantDeletion, TenantInfo, TenantPatch, TenantRequest,
+    TenantUpdate, validate_tenant,
+};
 pub use update::{
     AgentPatch, AgentUpdated, CheckedPatch, MapPatch, Patchable, ResourcesPatch, field as patch_field,
     waits_for_restart,

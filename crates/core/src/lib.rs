@@ -16,6 +16,7 @@ pub mod secret;
 pub mod source;
 pub mod spec;
 pub mod state;
+pub mod tenant;
 pub mod time;
 
 pub use error::{Code, FieldError, Problem};

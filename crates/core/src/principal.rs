@@ -86,6 +86,12 @@ impl Role {
         }
     }
 
+    /// Whether it is about the platform, not about one tenant: only principals
+    /// of the operator's own tenant have it.
+    pub fn of_platform(self) -> bool {
+        matches!(self, Role::PlatformAdmin | Role::Operator)
+    }
+
     pub fn permissions(self) -> BTreeSet<Permission> {
         self.list().iter().copied().collect()
     }
@@ -184,6 +190,13 @@ impl Principal {
         let held = role.list().iter().filter(|p| scopes.is_none_or(|scopes| scopes.contains(p)));
         let permissions = held.fold(0, |bits, p| bits | bit(*p));
         Self { tenant, credential, role, permissions }
+    }
+
+    /// The same caller in another tenant: an operator of the platform, who has
+    /// named it. What it does there is recorded as done by it.
+    #[must_use]
+    pub fn acting_for(self, tenant: TenantId) -> Self {
+        Self { tenant, ..self }
     }
 
     pub fn may(&self, permission: Permission) -> bool {

@@ -231,14 +231,8 @@ impl AgentSpec {
         if let Some(health) = &self.health {
             errors.extend(health.validate());
         }
-        let mut bad = |field: &str, message: String| errors.push(FieldError::new(field, message));
         for (field, map) in [("labels", &self.labels), ("metadata", &self.metadata)] {
-            if map.len() > MAX_LABELS {
-                bad(field, format!("at most {MAX_LABELS} entries"));
-            }
-            if map.iter().any(|(k, v)| k.is_empty() || k.len() > MAX_LABEL_KEY || v.len() > MAX_LABEL_VALUE) {
-                bad(field, format!("keys 1 to {MAX_LABEL_KEY} bytes, values at most {MAX_LABEL_VALUE}"));
-            }
+            errors.extend(validate_pairs(field, map));
         }
         errors
     }
@@ -250,6 +244,19 @@ pub fn valid_user(user: &str) -> bool {
         !p.is_empty() && p.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-' | b'.' | b'$'))
     };
     user.len() <= MAX_USER && user.splitn(2, ':').all(part)
+}
+
+/// Checks labels or metadata: their number and sizes.
+pub fn validate_pairs(field: &str, pairs: &BTreeMap<String, String>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if pairs.len() > MAX_LABELS {
+        errors.push(FieldError::new(field, format!("at most {MAX_LABELS} entries")));
+    }
+    if pairs.iter().any(|(k, v)| k.is_empty() || k.len() > MAX_LABEL_KEY || v.len() > MAX_LABEL_VALUE) {
+        let message = format!("keys 1 to {MAX_LABEL_KEY} bytes, values at most {MAX_LABEL_VALUE}");
+        errors.push(FieldError::new(field, message));
+    }
+    errors
 }
 
 /// Checks an environment: names without `=` or NUL, sizes bounded.

@@ -1,8 +1,9 @@
 //! What can go wrong in the store, in words that hold no SQL, no path and no
 //! secret. The driver's own text goes to the log only.
 
-use aether_core::FieldError;
 use aether_core::state::{Desired, Observed};
+use aether_core::tenant::{Excess, TenantStatus};
+use aether_core::{FieldError, TenantId};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -32,6 +33,15 @@ pub enum StoreError {
     /// The node cannot take the agent.
     #[error("the node has no room: {detail}")]
     NoRoom { detail: String },
+    /// The tenant may not have so much.
+    #[error("the tenant {tenant} may not have this: {excess}")]
+    QuotaExceeded { tenant: TenantId, excess: Excess },
+    /// The tenant may begin nothing new, or is on its way out.
+    #[error("the tenant is {status}")]
+    TenantInactive { status: TenantStatus },
+    /// The embedded tenant can be neither suspended nor deleted.
+    #[error("the tenant `default` stays: it is the operator's own")]
+    DefaultTenant,
     /// The caller's epoch is over: somebody else leads, or a newer run of the
     /// same node has spoken.
     #[error("the epoch {held} is over, it is {current} now")]

@@ -38,6 +38,7 @@ pub(crate) const MIGRATIONS: &[Migration] = migrations![
     6 "0006_recovery",
     7 "0007_unhealthy_reason",
     8 "0008_agents_by_node",
+    9 "0009_quotas",
 ];
 
 /// The newest step that this program knows.

@@ -1,7 +1,12 @@
 //! The rows and requests of the store, as its callers see them.
 
+mod tenant;
+
+pub use tenant::{NewTenant, QuotaRow, TenantChange, TenantErasure, TenantRow};
+
 use aether_core::api::{AgentFailure, NodeAmounts};
 use aether_core::state::{Desired, Observed};
+use aether_core::tenant::TenantStatus;
 use aether_core::{AgentId, AgentName, AgentSpec, ExecId, KeyId, NodeId, Permission, Role, TenantId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -245,6 +250,8 @@ pub struct KeyRow {
     pub expires_at: Option<Timestamp>,
     pub last_used_at: Option<Timestamp>,
     pub revoked_at: Option<Timestamp>,
+    /// Of its tenant.
+    pub tenant_status: TenantStatus,
 }
 
 impl KeyRow {
@@ -252,13 +259,6 @@ impl KeyRow {
     pub fn usable(&self, now: Timestamp) -> bool {
         self.revoked_at.is_none() && self.expires_at.is_none_or(|at| now < at)
     }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TenantRow {
-    pub id: TenantId,
-    pub name: String,
-    pub created_at: Timestamp,
 }
 
 /// The fence of the control plane: made by `take_leadership` alone.

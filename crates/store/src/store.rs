@@ -1,23 +1,24 @@
 //! [`Store`]: the functions that the control plane calls. Each one only names
 //! its operation; what it does and guarantees is in `ops`. Those that take an
 //! idempotency key are in `keyed`, those whose rows are kept in memory in
-//! `kept`, the control plane's own in `scheduling`.
+//! `kept`, the control plane's own in `scheduling`, tenants in `tenancy`.
 
 mod kept;
 mod keyed;
 mod scheduling;
+mod tenancy;
 
 use crate::error::StoreError;
 use crate::migrate;
 use crate::model::*;
-use crate::ops::{agents, assign, audit, events, execs, keys, listing, nodes, reports, tenants, update};
+use crate::ops::{agents, assign, audit, events, execs, keys, listing, nodes, reports, update};
 use crate::postgres::Postgres;
 use crate::seal::SealKey;
 use crate::sqlite::Sqlite;
 use crate::tx::{Context, OpFuture, Tx};
 use aether_core::api::CheckedPatch;
 use aether_core::state::Desired;
-use aether_core::{AgentId, Clock, ExecId, KeyId, NodeId, Observed, Rng, Secret, TenantId, TenantScope, Timestamp};
+use aether_core::{AgentId, Clock, ExecId, KeyId, NodeId, Observed, Rng, Secret, TenantScope, Timestamp};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -181,18 +182,6 @@ impl Store {
             Engine::Sqlite(_) => Duration::from_secs(5),
             Engine::Postgres(_) => Duration::from_secs(1),
         }
-    }
-}
-
-/// Tenants.
-impl Store {
-    pub async fn create_tenant(&self, id: &TenantId, name: &str) -> Result<TenantRow, StoreError> {
-        self.write((id.clone(), name.to_owned()), |tx, cx, (id, name)| Box::pin(tenants::create(tx, cx, id, name)))
-            .await
-    }
-
-    pub async fn find_tenant(&self, id: &TenantId) -> Result<Option<TenantRow>, StoreError> {
-        self.read(id.clone(), |tx, _, id| Box::pin(tenants::find(tx, id))).await
     }
 }
 

@@ -65,9 +65,6 @@ pub(crate) struct CreateArgs {
     pub(crate) command: Vec<String>,
     #[command(flatten)]
     pub(crate) sandbox: SandboxArgs,
-    /// The tenant; must be your own
-    #[arg(long)]
-    pub(crate) tenant: Option<String>,
     /// Run the image's own entrypoint and command
     #[arg(long, conflicts_with = "command")]
     pub(crate) run_image_command: bool,

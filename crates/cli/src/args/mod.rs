@@ -10,6 +10,7 @@ mod image;
 mod login;
 mod run;
 mod system;
+mod tenant;
 mod update;
 mod watch;
 
@@ -26,6 +27,9 @@ pub(crate) use run::{Network, PullPolicy, RunArgs, SandboxArgs};
 pub(crate) use system::{
     ApiKeyCommand, ConfigCommand, DoctorArgs, KeyCreateArgs, MigrateArgs, MigrateCommand, NodeCommand, ServerArgs,
     SetArgs,
+};
+pub(crate) use tenant::{
+    Limit, QuotaCommand, QuotaSetArgs, TenantCommand, TenantCreateArgs, TenantDeleteArgs, TenantUpdateArgs,
 };
 pub(crate) use update::{RenameArgs, UpdateArgs};
 pub(crate) use watch::{InspectArgs, StatsArgs, TopArgs};
@@ -82,6 +86,10 @@ pub(crate) struct Global {
     /// read a command line
     #[arg(long, global = true, value_name = "KEY", env = "AETHER_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
+
+    /// The tenant to act for; another one than your own only as an operator of the platform
+    #[arg(long, global = true, value_name = "ID", env = "AETHER_TENANT", hide_env_values = true)]
+    pub(crate) tenant: Option<String>,
 
     /// How to print data
     #[arg(long, short = 'o', global = true, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT")]
@@ -151,6 +159,12 @@ pub(crate) enum Command {
     /// Manage API keys
     #[command(subcommand, name = "apikey")]
     ApiKey(ApiKeyCommand),
+    /// Manage tenants
+    #[command(subcommand)]
+    Tenant(TenantCommand),
+    /// Look at and set what tenants may have
+    #[command(subcommand)]
+    Quota(QuotaCommand),
     /// Look at the machines that run sandboxes
     #[command(subcommand)]
     Node(NodeCommand),

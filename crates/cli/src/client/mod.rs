@@ -34,11 +34,18 @@ pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 pub(crate) struct Client {
     endpoint: Arc<Endpoint>,
     token: Option<Arc<Secret>>,
+    /// Whom to act for, where it is named.
+    tenant: Option<Arc<str>>,
 }
 
 impl Client {
     pub(crate) fn new(endpoint: Endpoint, token: Option<Secret>) -> Self {
-        Self { endpoint: Arc::new(endpoint), token: token.map(Arc::new) }
+        Self { endpoint: Arc::new(endpoint), token: token.map(Arc::new), tenant: None }
+    }
+
+    /// Acts for this tenant.
+    pub(crate) fn acting_for(self, tenant: Option<&str>) -> Self {
+        Self { tenant: tenant.map(Arc::from), ..self }
     }
 
     fn request(&self, method: Method, path: &str, headers: &[(HeaderName, &str)]) -> http::request::Builder {
@@ -55,6 +62,9 @@ impl Client {
             if let Ok(value) = value {
                 builder = builder.header(header::AUTHORIZATION, value);
             }
+        }
+        if let Some(tenant) = &self.tenant {
+            builder = builder.header(TENANT, &**tenant);
         }
         for (name, value) in headers {
             builder = builder.header(name, *value);
@@ -98,6 +108,11 @@ impl Client {
         json(self.send(Method::GET, path, &[], empty()).await?).await
     }
 
+    /// DELETEs what answers with a report.
+    pub(crate) async fn delete_for<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        json(self.send(Method::DELETE, path, &[], empty()).await?).await
+    }
+
     pub(crate) async fn delete(&self, path: &str) -> Result<(), CliError> {
         self.send(Method::DELETE, path, &[], empty()).await.map(drop)
     }
@@ -139,6 +154,8 @@ impl Client {
         Ok((response.status(), json(response).await?))
     }
 }
+
+const TENANT: HeaderName = HeaderName::from_static("aether-tenant");
 
 /// A name of ours for one intent, so that a repeated request is not a second
 /// one.

@@ -48,7 +48,6 @@ pub(super) fn made_up_name() -> String {
 
 pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<u8, CliError> {
     let mut config = config_of(args.image, args.command, &args.sandbox)?;
-    config.tenant_id = args.tenant;
     config.run_image_command = args.run_image_command;
     config.metadata = pairs("--metadata", &args.metadata)?;
     config.process_restart = args.restart.into();

@@ -17,6 +17,7 @@ mod port_forward;
 mod run;
 mod show;
 mod stats;
+mod tenant;
 mod top;
 mod update;
 mod version;
@@ -25,7 +26,9 @@ mod wait;
 pub(crate) use login::{login, logout, profile};
 pub(crate) use version::version;
 
-use crate::args::{AgentCommand, ApiKeyCommand, Command, Global, ImageCommand, NodeCommand};
+use crate::args::{
+    AgentCommand, ApiKeyCommand, Command, Global, ImageCommand, NodeCommand, QuotaCommand, TenantCommand,
+};
 use crate::client::{Client, encode};
 use crate::error::CliError;
 use crate::output::Printer;
@@ -108,6 +111,20 @@ pub(crate) async fn dispatch(context: &Context, command: Command) -> Result<u8, 
             ApiKeyCommand::Create(args) => keys::create(context, args).await,
             ApiKeyCommand::List => keys::list(context).await,
             ApiKeyCommand::Revoke { keys } => keys::revoke(context, &keys).await,
+        },
+        Command::Tenant(command) => match command {
+            TenantCommand::Create(args) => tenant::create(context, args).await,
+            TenantCommand::List => tenant::list(context).await,
+            TenantCommand::Get { tenant } => tenant::get(context, tenant).await,
+            TenantCommand::Update(args) => tenant::update(context, args).await,
+            TenantCommand::Suspend { tenants } => tenant::set_active(context, &tenants, "suspend").await,
+            TenantCommand::Resume { tenants } => tenant::set_active(context, &tenants, "resume").await,
+            TenantCommand::Delete(args) => tenant::delete(context, args).await,
+        },
+        Command::Quota(command) => match command {
+            QuotaCommand::Get { tenant } => tenant::quota_get(context, tenant).await,
+            QuotaCommand::List => tenant::quota_list(context).await,
+            QuotaCommand::Set(args) => tenant::quota_set(context, args).await,
         },
         Command::Node(NodeCommand::List) => node::list(context).await,
         Command::Server(_)

@@ -5,7 +5,7 @@ use crate::app::App;
 use crate::auth::Peer;
 use crate::problem::ApiError;
 use crate::server::Patience;
-use aether_core::{Permission, Principal, TenantScope};
+use aether_core::{Code, Permission, Principal, TenantId, TenantScope};
 use aether_store::AuditEntry;
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::middleware::Next;
@@ -13,6 +13,9 @@ use axum::response::{IntoResponse, Response};
 use http::HeaderMap;
 use http::request::Parts;
 use std::ops::Deref;
+
+/// Names the tenant that an operator acts for.
+const TENANT_HEADER: &str = "aether-tenant";
 
 /// The authenticated caller of a request, with where it came from.
 #[derive(Clone, Debug)]
@@ -81,7 +84,34 @@ fn with_caller(mut response: Response, caller: Caller) -> Response {
 async fn authenticate(app: &App, peer: Option<Peer>, headers: &HeaderMap) -> Result<Caller, ApiError> {
     let peer = peer.ok_or_else(|| ApiError::internal("a request without its peer: the accept loop sets it"))?;
     let principal = app.auth.principal(&peer, headers).await?;
+    let principal = in_named_tenant(app, principal, headers).await?;
     Ok(Caller { principal, address: peer.describe() })
+}
+
+/// Operators of the platform act for a tenant by naming it; everybody else is
+/// in their own, whatever they name, and learns nothing of others.
+async fn in_named_tenant(app: &App, principal: Principal, headers: &HeaderMap) -> Result<Principal, ApiError> {
+    let mut named = headers.get_all(TENANT_HEADER).iter();
+    let Some(value) = named.next() else { return Ok(principal) };
+    let wrong = || ApiError::field(TENANT_HEADER, "must come once and be a tenant's id");
+    let tenant: TenantId = value.to_str().ok().and_then(|text| text.parse().ok()).ok_or_else(wrong)?;
+    if named.next().is_some() {
+        return Err(wrong());
+    }
+    if tenant == principal.tenant {
+        return Ok(principal);
+    }
+    if !principal.may(Permission::PlatformAdmin) {
+        return Err(ApiError::new(
+            Code::Forbidden,
+            "Only operators of the platform act for another tenant.",
+            "Leave the header Aether-Tenant out (`--tenant` of the command line), or use a key of that tenant.",
+        ));
+    }
+    match app.store.find_tenant(&tenant).await? {
+        Some(row) => Ok(principal.acting_for(row.id)),
+        None => Err(ApiError::not_found("tenant")),
+    }
 }
 
 /// A denial is audited; that it could not be written must not open the door.

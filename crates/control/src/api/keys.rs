@@ -7,7 +7,7 @@ use crate::auth::{ApiKey, may_grant};
 use crate::problem::ApiError;
 use aether_core::api::{KeyCreated, KeyInfo, KeyRequest, Page};
 use aether_core::id::DEFAULT_CELL;
-use aether_core::{Code, FieldError, KeyId, Permission, Problem, Role};
+use aether_core::{Code, FieldError, KeyId, Permission, Problem, Role, TenantId};
 use aether_store::{KeyRow, NewKey};
 use axum::extract::{Path, State};
 use http::StatusCode;
@@ -28,6 +28,9 @@ pub(crate) async fn create(
 ) -> Result<(StatusCode, axum::Json<KeyCreated>), ApiError> {
     params.done()?;
     let (role, scopes) = checked(&app, &request)?;
+    if role.of_platform() && caller.tenant != TenantId::default_tenant() {
+        return Err(ApiError::field("role", "is the platform's: such keys are made in the tenant `default` alone"));
+    }
     if !may_grant(&caller, role, scopes.as_ref()) {
         return Err(ApiError::new(
             Code::Forbidden,

@@ -27,9 +27,11 @@ mod logs;
 #[cfg(test)]
 mod pages;
 mod ports;
+mod quotas;
 mod routes;
 mod socket;
 mod system;
+mod tenants;
 #[cfg(test)]
 mod tests;
 mod update;
@@ -41,6 +43,7 @@ pub use document::openapi;
 #[cfg(test)]
 pub(crate) use extract::parse;
 pub(crate) use guard::Caller;
+pub(crate) use tenants::inactive;
 
 use crate::app::App;
 use crate::config::ControlConfig;
@@ -80,6 +83,7 @@ fn cors_layer(cfg: Live<ControlConfig>) -> CorsLayer {
             http::header::IF_MATCH,
             HeaderName::from_static("idempotency-key"),
             HeaderName::from_static("last-event-id"),
+            HeaderName::from_static("aether-tenant"),
             HeaderName::from_static("x-api-key"),
             HeaderName::from_static("x-request-id"),
         ])

@@ -2,7 +2,10 @@
 //! handler that is not in it is not served, and it cannot be in it without
 //! saying both.
 
-use super::{agents, bulk, events, exec, exec_stream, files, images, keys, logs, ports, system, update, usage, wishes};
+use super::{
+    agents, bulk, events, exec, exec_stream, files, images, keys, logs, ports, quotas, system, tenants, update, usage,
+    wishes,
+};
 use crate::app::App;
 use aether_core::Permission as P;
 use axum::routing::MethodRouter;
@@ -70,6 +73,19 @@ pub(crate) fn table() -> Vec<Entry> {
         entry(Needs(P::KeyManage), Short, routes!(keys::create)),
         entry(Needs(P::KeyManage), Short, routes!(keys::list)),
         entry(Needs(P::KeyManage), Short, routes!(keys::revoke)),
+        entry(Needs(P::TenantRead), Short, routes!(tenants::me)),
+        entry(Needs(P::TenantWrite), Short, routes!(tenants::update_me)),
+        entry(Needs(P::PlatformAdmin), Short, routes!(tenants::list)),
+        entry(Needs(P::PlatformAdmin), Short, routes!(tenants::create)),
+        entry(Needs(P::PlatformAdmin), Short, routes!(tenants::get)),
+        entry(Needs(P::PlatformAdmin), Short, routes!(tenants::update)),
+        entry(Needs(P::PlatformAdmin), Short, routes!(tenants::delete)),
+        entry(Needs(P::PlatformAdmin), Short, routes!(tenants::suspend)),
+        entry(Needs(P::PlatformAdmin), Short, routes!(tenants::resume)),
+        entry(Needs(P::PlatformAdmin), Short, routes!(quotas::list)),
+        entry(Needs(P::QuotaRead), Short, routes!(quotas::get)),
+        entry(Needs(P::QuotaRead), Short, routes!(quotas::usage)),
+        entry(Needs(P::QuotaWrite), Short, routes!(quotas::set)),
         entry(Needs(P::AgentRead), Short, routes!(agents::list)),
         entry(Needs(P::AgentCreate), Wait, routes!(agents::create)),
         entry(Needs(P::AgentCreate), Wait, routes!(bulk::create)),

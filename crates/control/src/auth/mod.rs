@@ -13,6 +13,7 @@ pub use local::{LocalUser, PeerUser, REMEMBERED};
 
 use crate::problem::ApiError;
 use aether_core::principal::{Credential, Permission, Principal, Role};
+use aether_core::tenant::TenantStatus;
 use aether_core::{Clock, TenantId};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -69,6 +70,9 @@ impl Authenticator {
         let row = self.store.find_key_by_hash(&hash).await?.ok_or_else(ApiError::unauthorized)?;
         if !row.usable(self.clock.now()) {
             return Err(ApiError::unauthorized());
+        }
+        if row.tenant_status != TenantStatus::Active {
+            return Err(crate::api::inactive(row.tenant_status));
         }
         self.note_use(&row);
         Ok(Principal::new(

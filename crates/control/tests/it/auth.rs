@@ -193,7 +193,7 @@ async fn metrics_may_need_a_key() {
 async fn metrics_count_the_agents_of_all_tenants() {
     let server = start_with(|cfg| cfg.metrics_auth = true).await;
     let acme = "acme".parse().expect("a tenant");
-    server.store.create_tenant(&acme, "Acme").await.expect("creates");
+    server.tenant(&acme).await;
     server.agent("one").await;
     let scope = aether_core::TenantScope::system(acme, "test");
     let mut spec = aether_core::spec::AgentSpec::for_image("a");

@@ -6,10 +6,11 @@ use aether_control::auth::{ApiKey, Pepper};
 use aether_control::{ApiListeners, Control, ControlConfig, DataDialer, DialError};
 use aether_core::principal::Credential;
 use aether_core::source::{OsRng, SystemClock};
+use aether_core::tenant::Tier;
 use aether_core::{AgentId, KeyId, NodeId, Permission, Principal, Role, TenantId, TenantScope};
 use aether_proto::pipe::{Connector, pipe};
 use aether_proto::transport::NodeTransport;
-use aether_store::{NewKey, SealKey, Store, StoreConfig};
+use aether_store::{NewKey, NewTenant, SealKey, Store, StoreConfig, StoreError};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -163,7 +164,7 @@ impl Server {
     /// A key of a tenant (made if need be).
     pub(crate) async fn key(&self, tenant: &str, role: Role, scopes: Option<BTreeSet<Permission>>) -> String {
         let tenant: TenantId = tenant.parse().expect("tenant");
-        let _ = self.store.create_tenant(&tenant, tenant.as_str()).await;
+        self.tenant(&tenant).await;
         let key = ApiKey::generate(&OsRng);
         let hash = Pepper::load_or_create(&self.pepper, &OsRng).expect("pepper").hash(&key);
         let by = Principal::new(tenant, Credential::Anonymous, Role::Admin, None);
@@ -178,6 +179,15 @@ impl Server {
         };
         self.store.create_key(&by.scope(), new).await.expect("key");
         key.text().expose().to_owned()
+    }
+
+    /// A tenant without limits, unless it is there.
+    pub(crate) async fn tenant(&self, tenant: &TenantId) {
+        let by = TenantScope::system(TenantId::default_tenant(), "test");
+        match self.store.create_tenant(&by, NewTenant::new(tenant, Tier::Unlimited)).await {
+            Ok(_) | Err(StoreError::AlreadyExists { .. }) => {}
+            Err(error) => panic!("no tenant: {error}"),
+        }
     }
 
     /// Waits for a condition, long.

@@ -16,3 +16,4 @@ mod node;
 mod ports;
 mod sessions;
 mod stream;
+mod tenants;

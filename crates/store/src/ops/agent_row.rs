@@ -1,6 +1,6 @@
 //! Reading, locking and writing rows of `agents`.
 
-use super::{audit, events};
+use super::{audit, events, quota};
 use crate::error::StoreError;
 use crate::model::AgentRow;
 use crate::tx::{Context, Row, Tx, Value, params, query_one, to_json};
@@ -155,8 +155,8 @@ fn changes(before: &AgentRow, after: &AgentRow) -> Result<Vec<(&'static str, Val
     Ok(changed)
 }
 
-/// Writes what differs from the row as it was locked, with its event and its
-/// audit record; raises the version.
+/// Writes what differs from the row as it was locked, with its event, its audit
+/// record and what the tenant holds; raises the version.
 pub(crate) async fn save(
     tx: &mut dyn Tx,
     cx: &Context,
@@ -165,6 +165,8 @@ pub(crate) async fn save(
     mut row: AgentRow,
     trace: Trace<'_>,
 ) -> Result<AgentRow, StoreError> {
+    // First: what a quota refuses has written nothing.
+    quota::moved(tx, before, &row).await?;
     row.version = before.version + 1;
     row.updated_at = cx.now();
     let mut values = params![row.version, row.updated_at];

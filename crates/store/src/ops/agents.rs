@@ -2,7 +2,7 @@
 
 use super::agent_row::{self, COLUMNS, Trace, decode};
 use super::desire::{self, Held};
-use super::{audit, events, idempotency, nodes, reservation, tenants};
+use super::{audit, events, idempotency, nodes, quota, reservation};
 use crate::error::StoreError;
 use crate::model::{AgentRow, Created, DesireOptions, NewAgent, NodeStatus};
 use crate::tx::{Context, Tx, from_json, params, query_one, to_json};
@@ -22,7 +22,7 @@ pub(crate) async fn create(
     scope: &TenantScope,
     new: &NewAgent,
 ) -> Result<Created, StoreError> {
-    tenants::require(tx, scope.tenant()).await?;
+    let entered = quota::enter(tx, scope.tenant()).await?;
     if let Some(key) = &new.idempotency
         && let Some(first) = idempotency::claim(tx, cx, scope, KIND, key, new.id.as_str()).await?
     {
@@ -31,6 +31,7 @@ pub(crate) async fn create(
         let (agent, _) = agent_row::lock_any(tx, &id).await?.ok_or(StoreError::no_agent())?;
         return Ok(Created { agent, replayed: true });
     }
+    entered.require_active()?;
     let row = fresh_row(cx, scope, new);
     let sealed = seal_env(cx, &row, &new.env)?;
     agent_row::insert(tx, &row, sealed).await?;
@@ -41,6 +42,7 @@ pub(crate) async fn create(
     let data = json!({ "name": row.name.as_str(), "image": &row.spec.image });
     events::of_agent(tx, cx, &row, "agent.created", &data).await?;
     audit::success(tx, cx, scope, "create", "agent", Some(row.id.as_str()), data).await?;
+    quota::take(tx, &entered, &row).await?;
     Ok(Created { agent: row, replayed: false })
 }
 
@@ -197,6 +199,9 @@ pub(crate) async fn set_desired(
     let never_begun = lost.is_some() && row.node_id == lost && agent_row::never_begun(tx, &row).await?;
     let held = if never_begun { Held::No } else { Held::Perhaps };
     let Some(next) = desire::next(&row, wanted, options, cx.now(), held)? else { return Ok(row) };
+    if wanted == Desired::Running {
+        quota::enter(tx, &row.tenant).await?.require_active()?;
+    }
     if held == Held::No {
         // Should the node come back, its full set does not have the agent.
         reservation::release_all(tx, id).await?;

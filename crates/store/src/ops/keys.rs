@@ -1,13 +1,15 @@
 //! API keys: only their keyed hashes are here.
 
-use super::{audit, tenants};
+use super::{audit, quota};
 use crate::error::StoreError;
 use crate::model::{KeyRow, NewKey};
 use crate::tx::{Context, Row, Tx, params, query_one, to_json};
 use aether_core::{KeyId, TenantScope};
 use serde_json::json;
 
-const COLUMNS: &str = "id, tenant_id, name, prefix, role, scopes, created_ms, expires_ms, last_used_ms, revoked_ms";
+const COLUMNS: &str = "k.id, k.tenant_id, k.name, k.prefix, k.role, k.scopes, k.created_ms, k.expires_ms, \
+    k.last_used_ms, k.revoked_ms, t.status AS tenant_status";
+const FROM: &str = "api_keys k JOIN tenants t ON t.id = k.tenant_id";
 /// A use is noted at most once in this time: not every request is a write.
 const USE_NOTED_MS: u64 = 60_000;
 
@@ -24,6 +26,7 @@ fn decode(row: &Row) -> Result<KeyRow, StoreError> {
         expires_at: row.time_opt("expires_ms")?,
         last_used_at: row.time_opt("last_used_ms")?,
         revoked_at: row.time_opt("revoked_ms")?,
+        tenant_status: row.parse("tenant_status")?,
     })
 }
 
@@ -33,7 +36,8 @@ pub(crate) async fn create(
     scope: &TenantScope,
     new: &NewKey,
 ) -> Result<KeyRow, StoreError> {
-    tenants::require(tx, scope.tenant()).await?;
+    let entered = quota::enter(tx, scope.tenant()).await?;
+    entered.require_active()?;
     let now = cx.now();
     let scopes = new.scopes.as_ref().map(to_json).transpose()?;
     let made = tx
@@ -69,16 +73,18 @@ pub(crate) async fn create(
         expires_at: new.expires_at,
         last_used_at: None,
         revoked_at: None,
+        tenant_status: entered.status,
     })
 }
 
 pub(crate) async fn find_by_hash(tx: &mut dyn Tx, hash: &[u8; 32]) -> Result<Option<KeyRow>, StoreError> {
-    let sql = format!("SELECT {COLUMNS} FROM api_keys WHERE hash = $1");
+    let sql = format!("SELECT {COLUMNS} FROM {FROM} WHERE k.hash = $1");
     query_one(tx, &sql, params![hash.as_slice()]).await?.as_ref().map(decode).transpose()
 }
 
 pub(crate) async fn list(tx: &mut dyn Tx, scope: &TenantScope) -> Result<Vec<KeyRow>, StoreError> {
-    let sql = format!("SELECT {COLUMNS} FROM api_keys WHERE tenant_id = $1 ORDER BY created_ms DESC, id LIMIT 1000");
+    let sql =
+        format!("SELECT {COLUMNS} FROM {FROM} WHERE k.tenant_id = $1 ORDER BY k.created_ms DESC, k.id LIMIT 1000");
     tx.query(&sql, params![scope.tenant().as_str()]).await?.iter().map(decode).collect()
 }
 

@@ -120,7 +120,9 @@ pub(crate) async fn count(tx: &mut dyn Tx) -> Result<Vec<(Observed, u64)>, Store
     tx.query(sql, Vec::new()).await?.iter().map(|row| Ok((row.parse("observed")?, row.uint("n")?))).collect()
 }
 
-const WAITS: &str = "observed = 'pending' AND assigned = 0 AND desired = 'running'";
+/// Those of a suspended tenant wait too, but for its operator.
+const WAITS: &str = "observed = 'pending' AND assigned = 0 AND desired = 'running'
+    AND tenant_id IN (SELECT id FROM tenants WHERE status = 'active')";
 
 /// Agents that wait for a node, oldest first, those after `after`.
 pub(crate) async fn waiting(

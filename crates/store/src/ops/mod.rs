@@ -20,6 +20,7 @@ pub(crate) mod nodes;
 pub(crate) mod once;
 pub(crate) mod place;
 pub(crate) mod prune;
+pub(crate) mod quota;
 pub(crate) mod recover;
 pub(crate) mod reports;
 pub(crate) mod reservation;

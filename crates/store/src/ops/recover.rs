@@ -26,6 +26,7 @@ async fn due(tx: &mut dyn Tx, cx: &Context) -> Result<Vec<(AgentId, u32)>, Store
     let sql = "SELECT id, recoveries, recovered_ms FROM agents
          WHERE observed = 'failed' AND desired = 'running' AND recovery = 'restart' AND error_code = $1
             AND (recovered_ms IS NULL OR recovered_ms <= $2 AND (recoveries < $3 OR recovered_ms <= $4))
+            AND tenant_id IN (SELECT id FROM tenants WHERE status = 'active')
          ORDER BY updated_ms, id LIMIT $5";
     let values = params![failure::SANDBOX_DIED, now.minus(APART), TRIES, now.minus(FORGIVEN), BATCH];
     let mut found = Vec::new();
@@ -64,14 +65,21 @@ pub(crate) async fn recover(tx: &mut dyn Tx, cx: &Context, epoch: &Epoch) -> Res
         let Some(next) = desire::started_again(&row)? else { continue };
         let reason = error.map(|e| e.message).unwrap_or_default();
         let data = json!({ "attempt": attempt, "of": TRIES, "reason": reason });
-        agent_row::save(tx, cx, &scope, &row, next, Trace { event: "agent.recovering", data, action: Some("recover") })
-            .await?;
+        let trace = Trace { event: "agent.recovering", data, action: Some("recover") };
+        let saved = agent_row::save(tx, cx, &scope, &row, next, trace).await;
+        // Somebody else took what it held: no try, and another look later.
+        let refused = matches!(saved, Err(StoreError::QuotaExceeded { .. }));
+        if !refused {
+            saved?;
+        }
         tx.execute(
             "UPDATE agents SET recoveries = $1, recovered_ms = $2 WHERE id = $3",
-            params![attempt, now, id.as_str()],
+            params![if refused { tried } else { attempt }, now, id.as_str()],
         )
         .await?;
-        recovered.push(id);
+        if !refused {
+            recovered.push(id);
+        }
     }
     Ok(recovered)
 }

@@ -1,5 +1,6 @@
 //! What was read, kept in memory for as long as no commit touches the tables
-//! it came from: the two rows that every request asks for, its key and its
+//! it came from: the two rows that every request asks for, its key (with the
+//! state of its tenant) and its
 //! agent, and how many agents a list has, which each page tells.
 //!
 //! It is exact, not merely soon right: the writer raises the versions of the
@@ -17,11 +18,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Tables whose rows are kept.
-const TABLES: [&str; 4] = ["agents", "agent_names", "api_keys", "agent_labels"];
+const TABLES: [&str; 5] = ["agents", "agent_names", "api_keys", "agent_labels", "tenants"];
 /// Bits of [`TABLES`].
-const AGENTS: u64 = 0b0011;
-const KEYS: u64 = 0b0100;
-const LISTS: u64 = 0b1001;
+const AGENTS: u64 = 0b00011;
+const KEYS: u64 = 0b10100;
+const LISTS: u64 = 0b01001;
 
 /// Rows per shelf, and their bytes in all.
 const MOST: usize = 2048;
@@ -280,12 +281,12 @@ mod tests {
         // And the hook does tell of what operations do.
         let tx = connection.transaction().expect("begins");
         tx.execute("INSERT INTO tenants (id, name, created_ms) VALUES ('t', 't', 0)", []).expect("inserts");
-        assert_eq!(touched.tables.load(Ordering::Relaxed), 0);
+        assert_eq!(touched.tables.swap(0, Ordering::Relaxed), 0b10000);
         let insert = "INSERT INTO api_keys (id, tenant_id, name, hash, prefix, role, created_ms)
                       VALUES ('k', 't', 'n', x'00', 'p', 'admin', 0)";
         tx.execute(insert, []).expect("inserts");
-        assert_eq!(touched.tables.swap(0, Ordering::Relaxed), KEYS);
+        assert_eq!(touched.tables.swap(0, Ordering::Relaxed), 0b00100);
         tx.execute("DELETE FROM api_keys WHERE id = 'k'", []).expect("deletes");
-        assert_eq!(touched.tables.load(Ordering::Relaxed), KEYS);
+        assert_eq!(touched.tables.load(Ordering::Relaxed), 0b00100);
     }
 }

@@ -4,6 +4,7 @@ use aether_core::api::NodeAmounts;
 use aether_core::source::OsRng;
 use aether_core::spec::Resources;
 use aether_core::state::{Desired, Observed};
+use aether_core::tenant::Tier;
 use aether_core::{AgentId, AgentSpec, Clock, NodeId, Secret, TenantId, TenantScope, Timestamp};
 use aether_store::*;
 use std::collections::BTreeMap;
@@ -80,8 +81,12 @@ impl Fixture {
     /// A scope in another tenant, which is made.
     pub(crate) async fn other(&self) -> TenantScope {
         let id: TenantId = "acme".parse().expect("an id");
-        self.store.create_tenant(&id, "Acme").await.expect("a tenant");
+        self.tenant(&id, Tier::Unlimited).await;
         TenantScope::system(id, "test")
+    }
+
+    pub(crate) async fn tenant(&self, id: &TenantId, tier: Tier) -> TenantRow {
+        self.store.create_tenant(&scope(), NewTenant::new(id, tier)).await.expect("a tenant")
     }
 
     pub(crate) async fn agent(&self, name: &str) -> AgentRow {

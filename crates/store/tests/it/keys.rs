@@ -2,6 +2,7 @@
 
 use crate::fixture::{Fixture, scope};
 use aether_core::source::OsRng;
+use aether_core::tenant::Tier;
 use aether_core::{Clock, KeyId, Permission, Role, Timestamp};
 use aether_store::*;
 use std::collections::BTreeSet;
@@ -47,7 +48,7 @@ async fn keys_live_and_end(fx: Fixture) {
 
 async fn tenants_are_made_once(fx: Fixture) {
     let acme = fx.other().await;
-    let again = fx.store.create_tenant(acme.tenant(), "Acme").await;
+    let again = fx.store.create_tenant(&scope(), NewTenant::new(acme.tenant(), Tier::Free)).await;
     assert_eq!(again, Err(StoreError::AlreadyExists { what: "tenant" }));
     let default = fx.store.find_tenant(scope().tenant()).await.expect("looks");
     assert!(default.is_some(), "the schema brings it");

@@ -14,9 +14,11 @@ mod nodes;
 mod placing;
 mod postgres;
 mod postgres_only;
+mod quotas;
 mod recovery;
 mod reports;
 mod sqlite_only;
+mod suspension;
 mod tenancy;
 mod updates;
 

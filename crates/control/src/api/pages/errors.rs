@@ -68,8 +68,8 @@ fn told(code: Code) -> (&'static str, &'static str) {
             "Send `Authorization: Bearer KEY` with a live key; the registry's password where a registry asks.",
         ),
         C::Forbidden => (
-            "The key's role and scopes lack the permission that `detail` names; a local user outside the group \
-             `aether`; another tenant's `tenant_id`; a file that the sandbox's user may not touch; a registry at an \
+            "The key's role and scopes lack the permission that `detail` names; its tenant is suspended; a local user \
+             outside the group `aether`; another tenant's `tenant_id` or `Aether-Tenant`; a file that the sandbox's user may not touch; a registry at an \
              address that is not allowed.",
             "Use a key that has it; join the group; choose another `user`; ask the operator for `images.allow_hosts`.",
         ),
@@ -101,7 +101,11 @@ fn told(code: Code) -> (&'static str, &'static str) {
         C::IdempotencyMismatch => {
             ("The `Idempotency-Key` came with another body before.", "Use a new key for a new request.")
         }
-        C::QuotaExceeded => ("The tenant's quota does not allow it.", "Free something, or have the quota raised."),
+        C::QuotaExceeded => (
+            "The tenant's quota does not allow it; `detail` says what is used, asked and allowed. The status is 403 where \
+             the request is larger than the whole quota.",
+            "Stop or delete agents, ask for less, or have the quota raised.",
+        ),
         C::RateLimited => ("The sandbox has too many execs at once.", "Wait as long as `Retry-After` says."),
         C::InternalError => (
             "A fault of ours, or of the node.",

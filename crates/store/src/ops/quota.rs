@@ -1,0 +1,180 @@
+//! Quotas: what a tenant's agents hold, counted in the transaction that
+//! changes it, and refused there.
+//!
+//! What an agent holds follows from its row alone (`core::tenant::Held::by`),
+//! so the count is the sum over the rows, at every commit: each write of a row
+//! moves it by the difference. A tenant without any limit is not counted: on
+//! PostgreSQL the count is one row that all its writers would queue for.
+//!
+//! Whoever writes an agent's row holds the tenant's row from being changed
+//! (`FOR KEY SHARE`) and reads there whether it is counted; whoever changes
+//! the limits waits for them (`FOR UPDATE`) and then counts afresh.
+
+use crate::error::StoreError;
+use crate::model::{AgentRow, QuotaRow};
+use crate::tx::{Context, Dialect, Row, Tx, Value, params, query_one};
+use aether_core::spec::AgentSpec;
+use aether_core::tenant::{Held, Limits, TenantStatus, Tier};
+use aether_core::{Observed, TenantId};
+
+/// The tenant's row as it stands, held until the transaction ends.
+pub(crate) struct Entered {
+    pub(crate) status: TenantStatus,
+    counted: bool,
+}
+
+pub(crate) async fn enter(tx: &mut dyn Tx, tenant: &TenantId) -> Result<Entered, StoreError> {
+    let share = match tx.dialect() {
+        Dialect::Sqlite => "",
+        Dialect::Postgres => " FOR KEY SHARE",
+    };
+    let sql = format!("SELECT status, counted FROM tenants WHERE id = $1{share}");
+    let row = query_one(tx, &sql, params![tenant.as_str()]).await?.ok_or(StoreError::NotFound { what: "tenant" })?;
+    Ok(Entered { status: row.parse("status")?, counted: row.flag("counted")? })
+}
+
+impl Entered {
+    /// For new work: refused where the tenant may begin none.
+    pub(crate) fn require_active(&self) -> Result<(), StoreError> {
+        match self.status {
+            TenantStatus::Active => Ok(()),
+            status => Err(StoreError::TenantInactive { status }),
+        }
+    }
+}
+
+fn held(row: &AgentRow) -> Held {
+    Held::by(row.observed, row.spec.resources)
+}
+
+/// What a new agent takes; the last write of its creation, since other
+/// creates of the tenant wait for it.
+pub(crate) async fn take(tx: &mut dyn Tx, entered: &Entered, row: &AgentRow) -> Result<(), StoreError> {
+    if entered.counted { settle(tx, &row.tenant, Held::default(), held(row)).await } else { Ok(()) }
+}
+
+/// Before a row is saved: moves the count by what it holds more or less.
+pub(crate) async fn moved(tx: &mut dyn Tx, before: &AgentRow, after: &AgentRow) -> Result<(), StoreError> {
+    let (from, to) = (held(before), held(after));
+    if from == to || !enter(tx, &after.tenant).await?.counted {
+        return Ok(());
+    }
+    settle(tx, &after.tenant, from, to).await
+}
+
+async fn settle(tx: &mut dyn Tx, tenant: &TenantId, from: Held, to: Held) -> Result<(), StoreError> {
+    let used = lock_used(tx, tenant).await?;
+    let limits = limits(tx, tenant).await?.1;
+    if let Some(excess) = limits.excess(used, from, to) {
+        return Err(StoreError::QuotaExceeded { tenant: tenant.clone(), excess });
+    }
+    let [agents, cpu, memory, disk] = [0, 1, 2, 3].map(|i| signed(to.amounts()[i].1) - signed(from.amounts()[i].1));
+    tx.execute(
+        "UPDATE quota_usage SET agents = agents + $1, cpu_millicores = cpu_millicores + $2,
+            memory_mb = memory_mb + $3, disk_mb = disk_mb + $4 WHERE tenant_id = $5",
+        params![agents, cpu, memory, disk, tenant.as_str()],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Amounts of one agent are far below.
+fn signed(amount: u64) -> i64 {
+    i64::try_from(amount).unwrap_or(i64::MAX / 4)
+}
+
+async fn lock_used(tx: &mut dyn Tx, tenant: &TenantId) -> Result<Held, StoreError> {
+    let lock = tx.dialect().for_update();
+    let sql = format!("SELECT agents, cpu_millicores, memory_mb, disk_mb FROM quota_usage WHERE tenant_id = $1{lock}");
+    let row = query_one(tx, &sql, params![tenant.as_str()]).await?;
+    decode_held(&row.ok_or_else(|| StoreError::internal("a counted tenant has no count"))?)
+}
+
+fn decode_held(row: &Row) -> Result<Held, StoreError> {
+    Ok(Held {
+        agents: row.uint("agents")?,
+        cpu_millicores: row.uint("cpu_millicores")?,
+        memory_mb: row.uint("memory_mb")?,
+        disk_mb: row.uint("disk_mb")?,
+    })
+}
+
+/// Of a tenant without a row: the free tier's.
+pub(crate) async fn limits(tx: &mut dyn Tx, tenant: &TenantId) -> Result<(Tier, Limits), StoreError> {
+    let sql = "SELECT tier, max_agents, max_cpu_millicores, max_memory_mb, max_disk_mb, max_network_bandwidth_mbps,
+        max_requests_per_minute FROM quotas WHERE tenant_id = $1";
+    let Some(row) = query_one(tx, sql, params![tenant.as_str()]).await? else {
+        return Ok((Tier::Free, Tier::Free.limits()));
+    };
+    Ok((row.parse("tier")?, decode_limits(&row)?))
+}
+
+pub(crate) fn decode_limits(row: &Row) -> Result<Limits, StoreError> {
+    let limit = |column| Ok::<_, StoreError>(row.int_opt(column)?.and_then(|n| u64::try_from(n).ok()));
+    Ok(Limits {
+        agents: limit("max_agents")?,
+        cpu_millicores: limit("max_cpu_millicores")?,
+        memory_mb: limit("max_memory_mb")?,
+        disk_mb: limit("max_disk_mb")?,
+        network_mbps: limit("max_network_bandwidth_mbps")?,
+        requests_per_minute: limit("max_requests_per_minute")?,
+    })
+}
+
+/// The sum over the tenant's agents: what the count must be.
+pub(crate) async fn sum(tx: &mut dyn Tx, tenant: &TenantId) -> Result<Held, StoreError> {
+    let sql = "SELECT observed, spec FROM agents WHERE tenant_id = $1 AND observed <> 'gone'";
+    let mut sum = Held::default();
+    for row in tx.query(sql, params![tenant.as_str()]).await? {
+        let (observed, spec): (Observed, AgentSpec) = (row.parse("observed")?, row.json("spec")?);
+        sum = sum.plus(Held::by(observed, spec.resources));
+    }
+    Ok(sum)
+}
+
+/// Limits and use, as one moment shows them.
+pub(crate) async fn read(tx: &mut dyn Tx, tenant: &TenantId) -> Result<QuotaRow, StoreError> {
+    let (tier, limits) = limits(tx, tenant).await?;
+    let sql = "SELECT agents, cpu_millicores, memory_mb, disk_mb FROM quota_usage WHERE tenant_id = $1";
+    let used = match query_one(tx, sql, params![tenant.as_str()]).await? {
+        Some(row) => decode_held(&row)?,
+        None => sum(tx, tenant).await?,
+    };
+    Ok(QuotaRow { tenant: tenant.clone(), tier, limits, used })
+}
+
+/// Sets the limits, and begins to count or ceases to. The tenant's row is
+/// locked by the caller, so that nobody changes an agent of it meanwhile.
+pub(crate) async fn write(
+    tx: &mut dyn Tx,
+    cx: &Context,
+    tenant: &TenantId,
+    (tier, limits): (Tier, Limits),
+) -> Result<(), StoreError> {
+    let limit = |n: Option<u64>| n.map_or(Value::Int(None), Value::from);
+    let mut values = params![tenant.as_str(), tier.as_str()];
+    values.extend(limits.amounts().map(limit));
+    values.extend([limit(limits.network_mbps), limit(limits.requests_per_minute), Value::from(cx.now())]);
+    tx.execute(
+        "INSERT INTO quotas (tenant_id, tier, max_agents, max_cpu_millicores, max_memory_mb, max_disk_mb,
+            max_network_bandwidth_mbps, max_requests_per_minute, updated_ms)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+         ON CONFLICT (tenant_id) DO UPDATE SET tier = $2, max_agents = $3, max_cpu_millicores = $4, max_memory_mb = $5,
+            max_disk_mb = $6, max_network_bandwidth_mbps = $7, max_requests_per_minute = $8, updated_ms = $9",
+        values,
+    )
+    .await?;
+    tx.execute("DELETE FROM quota_usage WHERE tenant_id = $1", params![tenant.as_str()]).await?;
+    if limits.counted() {
+        let sum = sum(tx, tenant).await?;
+        tx.execute(
+            "INSERT INTO quota_usage (tenant_id, agents, cpu_millicores, memory_mb, disk_mb)
+             VALUES ($1, $2, $3, $4, $5)",
+            params![tenant.as_str(), sum.agents, sum.cpu_millicores, sum.memory_mb, sum.disk_mb],
+        )
+        .await?;
+    }
+    let counted = "UPDATE tenants SET counted = $1 WHERE id = $2";
+    tx.execute(counted, params![limits.counted(), tenant.as_str()]).await?;
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! Tenants and quotas: operators' functions, and a tenant's view of itself.
+
+use super::Store;
+use crate::error::StoreError;
+use crate::model::{Epoch, NewTenant, QuotaRow, TenantChange, TenantErasure, TenantRow};
+use crate::ops::{quota, tenants};
+use aether_core::tenant::{Held, Limits, Tier};
+use aether_core::{TenantId, TenantScope};
+
+impl Store {
+    /// With the limits of its tier. `actor` does it, for the audit.
+    pub async fn create_tenant(&self, actor: &TenantScope, new: NewTenant) -> Result<TenantRow, StoreError> {
+        self.write((actor.clone(), new), |tx, cx, (actor, new)| Box::pin(tenants::create(tx, cx, actor, new))).await
+    }
+
+    pub async fn find_tenant(&self, id: &TenantId) -> Result<Option<TenantRow>, StoreError> {
+        self.read(id.clone(), |tx, _, id| Box::pin(tenants::find(tx, id))).await
+    }
+
+    /// By id, those after `after`, at most 1000; and how many there are.
+    pub async fn list_tenants(&self, after: Option<TenantId>, limit: u32) -> Result<(Vec<TenantRow>, u64), StoreError> {
+        self.read((after, limit), |tx, _, (after, limit)| Box::pin(tenants::list(tx, after.as_ref(), *limit))).await
+    }
+
+    pub async fn update_tenant(
+        &self,
+        actor: &TenantScope,
+        id: &TenantId,
+        change: TenantChange,
+    ) -> Result<TenantRow, StoreError> {
+        self.write((actor.clone(), id.clone(), change), |tx, cx, (actor, id, change)| {
+            Box::pin(tenants::update(tx, cx, actor, (id, change)))
+        })
+        .await
+    }
+
+    /// Suspends or resumes. When this returns, no transaction that began new
+    /// work for a suspended tenant is still to be committed.
+    pub async fn set_tenant_active(
+        &self,
+        actor: &TenantScope,
+        id: &TenantId,
+        active: bool,
+    ) -> Result<TenantRow, StoreError> {
+        self.write((actor.clone(), id.clone(), active), |tx, cx, (actor, id, active)| {
+            Box::pin(tenants::set_active(tx, cx, actor, (id, *active)))
+        })
+        .await
+    }
+
+    /// Begins the deletion, for good; whoever leads ends the agents and then
+    /// erases the tenant. Repeating it tells how far that is.
+    pub async fn delete_tenant(&self, actor: &TenantScope, id: &TenantId) -> Result<TenantErasure, StoreError> {
+        self.write((actor.clone(), id.clone()), |tx, cx, (actor, id)| Box::pin(tenants::delete(tx, cx, actor, id)))
+            .await
+    }
+
+    /// What the tenants that are being deleted still need, a bounded part of
+    /// it; returns those of which nothing is left.
+    pub async fn tend_deletions(&self, epoch: &Epoch) -> Result<Vec<TenantId>, StoreError> {
+        /// In one call, of one tenant.
+        const STEPS: usize = 50;
+        let mut erased = Vec::new();
+        if !self.read((), |tx, _, ()| Box::pin(tenants::any_deleting(tx))).await? {
+            return Ok(erased);
+        }
+        for id in self.read((), |tx, _, ()| Box::pin(tenants::deleting(tx))).await? {
+            for _ in 0..STEPS {
+                let more = self.write((epoch.clone(), id.clone()), |tx, cx, (epoch, id)| {
+                    Box::pin(tenants::end_one(tx, cx, epoch, id))
+                });
+                if !more.await? {
+                    break;
+                }
+            }
+            let gone = self.write((epoch.clone(), id.clone()), |tx, cx, (epoch, id)| {
+                Box::pin(tenants::erase_step(tx, cx, epoch, id))
+            });
+            if gone.await? {
+                erased.push(id);
+            }
+        }
+        Ok(erased)
+    }
+
+    /// Limits and use.
+    pub async fn quota(&self, id: &TenantId) -> Result<QuotaRow, StoreError> {
+        self.read(id.clone(), |tx, _, id| Box::pin(quota::read(tx, id))).await
+    }
+
+    /// Limits one by one. What is above them already stays; nothing may grow.
+    pub async fn set_quota(
+        &self,
+        actor: &TenantScope,
+        id: &TenantId,
+        tier: Tier,
+        limits: Limits,
+    ) -> Result<(), StoreError> {
+        self.write((actor.clone(), id.clone(), tier, limits), |tx, cx, (actor, id, tier, limits)| {
+            Box::pin(tenants::set_quota(tx, cx, actor, (id, *tier, *limits)))
+        })
+        .await
+    }
+
+    /// The sum over the tenant's agents, which [`QuotaRow::used`] must equal.
+    pub async fn sum_of_holds(&self, id: &TenantId) -> Result<Held, StoreError> {
+        self.read(id.clone(), |tx, _, id| Box::pin(quota::sum(tx, id))).await
+    }
+}
