@@ -6,6 +6,7 @@ use crate::auth::{Authenticator, LocalUsers};
 use crate::config::ControlConfig;
 use crate::dialer::{DataClient, DataDialer, Nodes};
 use crate::problem::ApiError;
+use crate::rates::Rates;
 use aether_core::{Clock, Live, Rng};
 use aether_store::{AgentRow, Store};
 use std::ops::Deref;
@@ -24,6 +25,7 @@ pub(crate) struct AppState {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) rng: Arc<dyn Rng>,
     pub(crate) auth: Authenticator,
+    pub(crate) rates: Rates,
     pub(crate) nodes: Nodes,
     /// Cancelled when the server begins to drain: new requests get 503,
     /// streams say goodbye.
@@ -60,6 +62,7 @@ impl App {
                 enabled: control.cfg.get().enable_auth,
                 local: LocalUsers::new(),
             },
+            rates: Rates::new(store.clone(), control.clock.clone(), control.cfg.clone()),
             nodes: Nodes::new(dialer, store.clone(), control.channels.clone()),
             store,
             draining,

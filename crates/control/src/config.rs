@@ -26,6 +26,7 @@ pub struct ControlConfig {
     pub cors: Option<CorsConfig>,
     pub deadlines: Deadlines,
     pub limits: Limits,
+    pub rates: RateShares,
     pub node: NodeTimings,
     /// Fallback of the scheduler's wake-ups.
     pub schedule_interval: Duration,
@@ -118,6 +119,23 @@ impl Default for Limits {
     }
 }
 
+/// Parts of a tenant's request rate, in percent; none is below one a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateShares {
+    /// Of one key or user.
+    pub caller_percent: u32,
+    /// Of creating agents.
+    pub create_percent: u32,
+    /// Of execs.
+    pub exec_percent: u32,
+}
+
+impl Default for RateShares {
+    fn default() -> Self {
+        Self { caller_percent: 10, create_percent: 20, exec_percent: 10 }
+    }
+}
+
 /// Lease numbers that nodes are told in the welcome.
 #[derive(Clone, Debug)]
 pub struct NodeTimings {
@@ -145,6 +163,7 @@ impl ControlConfig {
             cors: None,
             deadlines: Deadlines::default(),
             limits: Limits::default(),
+            rates: RateShares::default(),
             node: NodeTimings::default(),
             schedule_interval: Duration::from_secs(1),
             strategy: Strategy::default(),

@@ -20,6 +20,7 @@ mod config;
 mod dialer;
 mod exec;
 mod problem;
+mod rates;
 mod reload;
 mod room;
 mod scheduler;
@@ -30,7 +31,7 @@ mod wait;
 
 pub use aether_placement::Strategy;
 pub use api::openapi;
-pub use config::{ConfigError, ControlConfig, CorsConfig, Deadlines, Limits, NodeTimings, TlsConfig};
+pub use config::{ConfigError, ControlConfig, CorsConfig, Deadlines, Limits, NodeTimings, RateShares, TlsConfig};
 pub use dialer::{DataDialer, DialError};
 pub use problem::ApiError;
 pub use reload::{Reload, Reloader};

@@ -45,6 +45,7 @@ impl Reloader {
         cfg.metrics_auth = new.metrics_auth;
         cfg.deadlines = new.deadlines;
         cfg.limits = new.limits;
+        cfg.rates = new.rates;
         cfg.schedule_interval = new.schedule_interval;
         cfg.strategy = new.strategy;
         if let (Some(cors), Some(new)) = (&mut cfg.cors, new.cors) {

@@ -160,6 +160,16 @@ settings! {
         max_open_conns: u32 = "25" in "1" to "10000", Restart;
     }
 
+    /// Parts of a tenant's request rate, which its quota sets; none is below one a second.
+    rate_limits: RateLimitSettings {
+        /// What one API key or user may take of its tenant's rate, in percent.
+        caller_percent: u32 = "10" in "1" to "100", Live;
+        /// What creating agents may take.
+        create_percent: u32 = "20" in "1" to "100", Live;
+        /// What execs may take.
+        exec_percent: u32 = "10" in "1" to "100", Live;
+    }
+
     /// The scheduling loop and the nodes' leases.
     scheduler: SchedulerSettings {
         /// Which of the nodes that fit is taken: the fullest (bin-packing), the emptiest (spread), or the one with the

@@ -3,7 +3,7 @@
 use super::folders;
 use crate::config::{AccelKind, Config, Listen, StrategyKind};
 use crate::error::CliError;
-use aether_control::{ControlConfig, CorsConfig, Deadlines, Limits, NodeTimings, Strategy, TlsConfig};
+use aether_control::{ControlConfig, CorsConfig, Deadlines, Limits, NodeTimings, RateShares, Strategy, TlsConfig};
 use aether_core::Secret;
 use aether_node::NodeConfig;
 use aether_node::engine::qemu::{Accel, DiskRate, QemuConfig};
@@ -154,6 +154,12 @@ pub(super) fn control(config: &Config) -> Result<ControlConfig, CliError> {
         max_connections: server.max_connections,
         max_connections_per_peer: server.max_connections_per_peer,
         ..Limits::default()
+    };
+    let rates = &config.rate_limits;
+    options.rates = RateShares {
+        caller_percent: rates.caller_percent,
+        create_percent: rates.create_percent,
+        exec_percent: rates.exec_percent,
     };
     options.node = NodeTimings { lease: config.scheduler.node_lease, heartbeat: config.scheduler.heartbeat_interval };
     options.schedule_interval = config.scheduler.interval;

@@ -12,6 +12,7 @@ use super::extract::{Json, Params, idempotency, parse};
 use super::wishes::{GRACE, GRACE_MOST};
 use crate::app::App;
 use crate::problem::ApiError;
+use crate::rates::Class;
 use crate::telemetry;
 use aether_core::api::{
     AgentConfig, BULK_MOST, BulkCreate, BulkCreateResult, BulkCreated, BulkDelete, BulkDeleteResult, BulkDeleted,
@@ -49,6 +50,7 @@ pub(crate) async fn create(
 ) -> Result<(StatusCode, axum::Json<BulkCreated>), ApiError> {
     params.done()?;
     count("agents", body.agents.len())?;
+    each_counts(&app, &caller, Class::Create, body.agents.len()).await?;
     let batch = match idempotency(&headers, &body)? {
         Some(key) => {
             let ours = RequestId::generate(DEFAULT_CELL, app.rng.as_ref()).to_string();
@@ -71,6 +73,12 @@ fn count(field: &str, count: usize) -> Result<(), ApiError> {
         return Ok(());
     }
     Err(ApiError::field(field, format!("must have 1 to {BULK_MOST} entries, has {count}")))
+}
+
+/// One was counted with the request.
+async fn each_counts(app: &App, caller: &Caller, class: Class, items: usize) -> Result<(), ApiError> {
+    app.rates.charge(caller, class, items.saturating_sub(1) as u64).await?;
+    Ok(())
 }
 
 type Item = Result<serde_json::Value, ApiError>;
@@ -153,6 +161,7 @@ pub(crate) async fn delete(
 ) -> Result<(StatusCode, axum::Json<BulkDeleted>), ApiError> {
     params.done()?;
     count("ids", body.ids.len())?;
+    each_counts(&app, &caller, Class::Other, body.ids.len()).await?;
     let grace = match &body.grace {
         None => GRACE,
         Some(text) => aether_core::time::parse_duration(text)

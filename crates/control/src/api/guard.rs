@@ -1,4 +1,4 @@
-//! Before each handler: credentials, permission, deadline.
+//! Before each handler: credentials, rate, permission, deadline.
 
 use super::routes::{Access, Deadline, Rule};
 use crate::app::App;
@@ -63,12 +63,23 @@ pub(super) async fn guard(State((app, rule)): State<(App, Rule)>, mut request: R
         Ok(caller) => caller,
         Err(error) => return error.into_response(),
     };
+    let left = match app.rates.charge(&caller, rule.class, 1).await {
+        Ok(left) => left,
+        Err(refused) => {
+            let mut response = ApiError::from(refused).into_response();
+            refused.left().write(response.headers_mut());
+            return with_caller(response, caller);
+        }
+    };
     if !caller.may(permission) {
         deny(&app, &caller, permission, &request);
         return with_caller(ApiError::forbidden(permission.as_str()).into_response(), caller);
     }
     request.extensions_mut().insert(caller.clone());
     let mut response = within(&app, rule.deadline, next.run(request)).await;
+    if let Some(left) = left {
+        left.write(response.headers_mut());
+    }
     if rule.deadline == Deadline::Stream && !response.status().is_client_error() {
         response.extensions_mut().insert(Patience::Stream);
     }

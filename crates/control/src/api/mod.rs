@@ -4,7 +4,7 @@
 //! ```text
 //! envelope (request id, log, metrics, panics, headers)
 //!   └► lawful (what hyper lets pass and two readers could read in two ways)
-//!   └► guard (credentials, permission, deadline; per route, from the table)
+//!   └► guard (credentials, rate, permission, deadline; per route, from the table)
 //!        └► handler
 //! ```
 
@@ -87,5 +87,12 @@ fn cors_layer(cfg: Live<ControlConfig>) -> CorsLayer {
             HeaderName::from_static("x-api-key"),
             HeaderName::from_static("x-request-id"),
         ])
-        .expose_headers([http::header::ETAG, HeaderName::from_static("x-request-id")])
+        .expose_headers([
+            http::header::ETAG,
+            http::header::RETRY_AFTER,
+            HeaderName::from_static("ratelimit-limit"),
+            HeaderName::from_static("ratelimit-remaining"),
+            HeaderName::from_static("ratelimit-reset"),
+            HeaderName::from_static("x-request-id"),
+        ])
 }

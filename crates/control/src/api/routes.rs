@@ -7,6 +7,7 @@ use super::{
     wishes,
 };
 use crate::app::App;
+use crate::rates::Class;
 use aether_core::Permission as P;
 use axum::routing::MethodRouter;
 use utoipa::openapi::RefOr;
@@ -39,6 +40,8 @@ pub(crate) enum Deadline {
 pub(crate) struct Rule {
     pub(crate) access: Access,
     pub(crate) deadline: Deadline,
+    /// Which rate holds beside those of tenant and caller.
+    pub(crate) class: Class,
 }
 
 /// One operation: its rule, its handler, its part of the OpenAPI document.
@@ -54,7 +57,14 @@ pub(crate) struct Entry {
 fn entry(access: Access, deadline: Deadline, routes: utoipa_axum::router::UtoipaMethodRouter<App>) -> Entry {
     let (schemas, document, handlers) = routes;
     let path = document.paths.keys().next().cloned().expect("each entry documents one path");
-    Entry { rule: Rule { access, deadline }, path, handlers, document, schemas }
+    Entry { rule: Rule { access, deadline, class: Class::Other }, path, handlers, document, schemas }
+}
+
+impl Entry {
+    fn of(mut self, class: Class) -> Self {
+        self.rule.class = class;
+        self
+    }
 }
 
 /// Every operation of the API.
@@ -87,8 +97,8 @@ pub(crate) fn table() -> Vec<Entry> {
         entry(Needs(P::QuotaRead), Short, routes!(quotas::usage)),
         entry(Needs(P::QuotaWrite), Short, routes!(quotas::set)),
         entry(Needs(P::AgentRead), Short, routes!(agents::list)),
-        entry(Needs(P::AgentCreate), Wait, routes!(agents::create)),
-        entry(Needs(P::AgentCreate), Wait, routes!(bulk::create)),
+        entry(Needs(P::AgentCreate), Wait, routes!(agents::create)).of(Class::Create),
+        entry(Needs(P::AgentCreate), Wait, routes!(bulk::create)).of(Class::Create),
         entry(Needs(P::AgentDelete), Wait, routes!(bulk::delete)),
         entry(Needs(P::AgentRead), Short, routes!(agents::get)),
         entry(Needs(P::AgentUpdate), Short, routes!(update::update)),
@@ -98,8 +108,8 @@ pub(crate) fn table() -> Vec<Entry> {
         entry(Needs(P::AgentRead), Short, routes!(agents::health)),
         entry(Needs(P::AgentRead), Short, routes!(agents::stats)),
         entry(Needs(P::AgentLogs), Stream, routes!(logs::logs)),
-        entry(Needs(P::AgentExec), Exec, routes!(exec::run)),
-        entry(Needs(P::AgentExec), Stream, routes!(exec_stream::stream)),
+        entry(Needs(P::AgentExec), Exec, routes!(exec::run)).of(Class::Exec),
+        entry(Needs(P::AgentExec), Stream, routes!(exec_stream::stream)).of(Class::Exec),
         entry(Needs(P::AgentExec), Short, routes!(exec::list)),
         entry(Needs(P::AgentExec), Short, routes!(exec::get)),
         entry(Needs(P::AgentExec), Short, routes!(exec::signal)),

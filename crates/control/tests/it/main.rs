@@ -14,6 +14,7 @@ mod idempotency;
 mod images;
 mod node;
 mod ports;
+mod rates;
 mod sessions;
 mod stream;
 mod tenants;

@@ -16,6 +16,9 @@ async fn operated() -> Server {
 async fn tenant(server: &Server, id: &str, tier: &str) -> String {
     let (status, made) = ok(server.post("/v1/tenants", json!({ "id": id, "tier": tier }))).await;
     assert_eq!((status, made["tier"].as_str()), (StatusCode::CREATED, Some(tier)), "{made}");
+    // How fast is another test.
+    let unhurried = json!({ "max_requests_per_minute": null });
+    ok(server.request(Method::PUT, &format!("/v1/quotas/{id}")).json(&unhurried)).await;
     let key = server.post("/v1/auth/keys", json!({ "name": "first", "role": "admin" })).header("aether-tenant", id);
     let (status, key) = ok(key).await;
     assert_eq!(status, StatusCode::CREATED, "{key}");
@@ -95,8 +98,11 @@ async fn a_quota_error_says_what_is_used_asked_and_allowed() {
     let server = operated().await;
     let acme = tenant(&server, "acme", "free").await;
     let create = |body: Value| server.as_key(&acme, Method::POST, "/v1/agents").json(&body);
-    let limit = server.request(Method::PUT, "/v1/quotas/acme").json(&json!({ "max_agents": 2, "max_disk_mb": null }));
-    let (status, quota) = ok(limit).await;
+    let set = |mut limits: Value| {
+        limits["max_requests_per_minute"] = Value::Null;
+        server.request(Method::PUT, "/v1/quotas/acme").json(&limits)
+    };
+    let (status, quota) = ok(set(json!({ "max_agents": 2, "max_disk_mb": null }))).await;
     assert_eq!((status, quota["max_agents"].as_u64()), (StatusCode::OK, Some(2)));
     assert!(quota["max_disk_mb"].is_null(), "{quota}");
     for name in ["a", "b"] {
@@ -108,7 +114,7 @@ async fn a_quota_error_says_what_is_used_asked_and_allowed() {
     assert_eq!((full["retryable"].as_bool(), full["retry_after"].as_u64()), (Some(true), Some(10)));
     let mut large = agent("c");
     large["resources"]["memory_mb"] = json!(8193);
-    ok(server.request(Method::PUT, "/v1/quotas/acme").json(&json!({}))).await;
+    ok(set(json!({}))).await;
     let never = problem(create(large), 403, "QUOTA_EXCEEDED").await;
     assert_eq!(never["retryable"], false);
     // In bulk each item has its own.
@@ -120,7 +126,8 @@ async fn a_quota_error_says_what_is_used_asked_and_allowed() {
     assert_eq!((made, results.len()), (3, 5), "{results:?}");
     // Deleted ones give it back when their node says so.
     for name in ["a", "b"] {
-        ok(server.as_key(&acme, Method::DELETE, &format!("/v1/agents/{name}"))).await;
+        let gone = ok(server.as_key(&acme, Method::DELETE, &format!("/v1/agents/{name}"))).await;
+        assert_eq!(gone.0, StatusCode::NO_CONTENT, "{}", gone.1);
     }
     server
         .until(|s| async {

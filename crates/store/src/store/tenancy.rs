@@ -83,6 +83,11 @@ impl Store {
         Ok(erased)
     }
 
+    /// Limits alone; the free tier's of a tenant that is not there.
+    pub async fn tenant_limits(&self, id: &TenantId) -> Result<Limits, StoreError> {
+        self.read(id.clone(), |tx, _, id| Box::pin(quota::limits(tx, id))).await.map(|(_, limits)| limits)
+    }
+
     /// Limits and use.
     pub async fn quota(&self, id: &TenantId) -> Result<QuotaRow, StoreError> {
         self.read(id.clone(), |tx, _, id| Box::pin(quota::read(tx, id))).await

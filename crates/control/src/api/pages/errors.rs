@@ -106,7 +106,10 @@ fn told(code: Code) -> (&'static str, &'static str) {
              the request is larger than the whole quota.",
             "Stop or delete agents, ask for less, or have the quota raised.",
         ),
-        C::RateLimited => ("The sandbox has too many execs at once.", "Wait as long as `Retry-After` says."),
+        C::RateLimited => (
+            "The tenant, or this key of it, asks faster than it may; or the sandbox has too many execs at once.",
+            "Wait as long as `Retry-After` says.",
+        ),
         C::InternalError => (
             "A fault of ours, or of the node.",
             "Try again; if it stays, look for the `request_id` in the server's log.",

@@ -1,0 +1,329 @@
+//! How fast a tenant may ask: buckets per tenant, per caller and per class of
+//! route, in this process.
+//!
+//! The tenant's limit is read from the store and kept for [`KNOWN_FOR`]; where
+//! the store does not answer, the last one known holds, or the free tier's:
+//! never an error, never no limit. Operators of the platform are not limited.
+//! Not here: how much a tenant may have (`store::ops::quota`). Each server
+//! counts for itself.
+
+mod bucket;
+
+use crate::config::{ControlConfig, RateShares};
+use crate::problem::ApiError;
+use crate::telemetry;
+use aether_core::tenant::Tier;
+use aether_core::{Clock, Code, Live, Permission, Principal, TenantId};
+use aether_store::Store;
+use bucket::{Bucket, Rate};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+const KNOWN_FOR: Duration = Duration::from_secs(5);
+/// surface.md §4: a lowered rate holds only after this time.
+const GRACE: Duration = Duration::from_secs(300);
+/// Buckets that nobody has asked for so long are dropped.
+const IDLE: Duration = Duration::from_secs(3600);
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// What a request is counted as, beside a request of its tenant and caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Class {
+    Other,
+    /// Creating agents.
+    Create,
+    Exec,
+}
+
+impl Class {
+    fn as_str(self) -> &'static str {
+        match self {
+            Class::Other => "other",
+            Class::Create => "create",
+            Class::Exec => "exec",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Of {
+    Tenant,
+    Caller(String),
+    Class(Class),
+}
+
+/// What is left to a caller: of the bucket that has least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Left {
+    limit: u64,
+    remaining: u64,
+    reset: Duration,
+}
+
+impl Left {
+    pub(crate) fn write(self, headers: &mut HeaderMap) {
+        let mut set = |name, value: u64| headers.insert(HeaderName::from_static(name), HeaderValue::from(value));
+        set("ratelimit-limit", self.limit);
+        set("ratelimit-remaining", self.remaining);
+        set("ratelimit-reset", whole_seconds(self.reset));
+    }
+}
+
+fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
+/// Too fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    wait: Duration,
+    left: Left,
+}
+
+impl Refused {
+    pub(crate) fn left(self) -> Left {
+        self.left
+    }
+}
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        Self::new(
+            Code::RateLimited,
+            "The tenant, or this caller of it, asks faster than it may.",
+            "Wait as long as Retry-After says; `aether quota get` shows the tenant's rate.",
+        )
+        .retry_after(whole_seconds(refused.wait).max(1))
+    }
+}
+
+/// What is known of a tenant's rate.
+#[derive(Clone, Copy)]
+struct Known {
+    per_minute: Option<u64>,
+    read_at: Duration,
+    /// Before it was lowered, and until when that holds.
+    before: Option<(Option<u64>, Duration)>,
+}
+
+impl Known {
+    fn in_force(&self, now: Duration) -> Option<u64> {
+        match self.before {
+            Some((rate, until)) if now < until => rate,
+            _ => self.per_minute,
+        }
+    }
+
+    /// What was read last, after what was read before.
+    fn after(old: Option<&Known>, per_minute: Option<u64>, now: Duration) -> Self {
+        let lowered = |old: &Known| {
+            let had = old.in_force(now);
+            let lower = per_minute.is_some_and(|new| had.is_none_or(|had| new < had));
+            match old.before {
+                // The grace runs from the first lowering on.
+                Some((rate, until)) if now < until && lower => Some((rate, until)),
+                _ => lower.then_some((had, now + GRACE)),
+            }
+        };
+        let changed = old.filter(|old| old.per_minute != per_minute || old.before.is_some());
+        Self { per_minute, read_at: now, before: changed.and_then(lowered) }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    buckets: BTreeMap<(TenantId, Of), Bucket>,
+    tenants: BTreeMap<TenantId, Known>,
+    swept_at: Duration,
+}
+
+pub(crate) struct Rates {
+    store: Store,
+    clock: Arc<dyn Clock>,
+    cfg: Live<ControlConfig>,
+    state: Mutex<State>,
+}
+
+impl Rates {
+    pub(crate) fn new(store: Store, clock: Arc<dyn Clock>, cfg: Live<ControlConfig>) -> Self {
+        Self { store, clock, cfg, state: Mutex::new(State::default()) }
+    }
+
+    /// Takes `cost` tokens from each bucket that counts, or none from any.
+    /// `None`: nobody counts this caller.
+    pub(crate) async fn charge(&self, caller: &Principal, class: Class, cost: u64) -> Result<Option<Left>, Refused> {
+        if cost == 0 || caller.may(Permission::PlatformAdmin) {
+            return Ok(None);
+        }
+        let Some(per_minute) = self.rate_of(&caller.tenant).await else { return Ok(None) };
+        let (now, shares) = (self.clock.monotonic(), self.cfg.get().rates);
+        let charged = self.state.lock().charge(caller, (class, cost), (Rate::per_minute(per_minute), shares), now);
+        if charged.is_err() {
+            telemetry::rate_limited(class.as_str(), caller.tenant.as_str());
+        }
+        charged.map(Some)
+    }
+
+    async fn rate_of(&self, tenant: &TenantId) -> Option<u64> {
+        let now = self.clock.monotonic();
+        let known = {
+            let mut state = self.state.lock();
+            match state.tenants.get_mut(tenant) {
+                Some(known) if now.saturating_sub(known.read_at) < KNOWN_FOR => return known.in_force(now),
+                Some(known) => {
+                    // One request reads, the others go on with what is known.
+                    known.read_at = now;
+                    Some(*known)
+                }
+                None => None,
+            }
+        };
+        let read = match self.store.tenant_limits(tenant).await {
+            Ok(limits) => limits.requests_per_minute,
+            Err(error) => {
+                tracing::warn!(%error, %tenant, "the rate of a tenant cannot be read: the last one known holds");
+                return match known {
+                    Some(known) => known.in_force(now),
+                    None => Tier::Free.limits().requests_per_minute,
+                };
+            }
+        };
+        let mut state = self.state.lock();
+        let next = Known::after(state.tenants.get(tenant), read, now);
+        state.tenants.insert(tenant.clone(), next);
+        next.in_force(now)
+    }
+}
+
+impl State {
+    fn charge(
+        &mut self,
+        caller: &Principal,
+        (class, cost): (Class, u64),
+        (rate, shares): (Rate, RateShares),
+        now: Duration,
+    ) -> Result<Left, Refused> {
+        self.sweep(now);
+        let mut counted =
+            vec![(Of::Tenant, rate), (Of::Caller(caller.credential.to_string()), rate.share(shares.caller_percent))];
+        match class {
+            Class::Other => {}
+            Class::Create => counted.push((Of::Class(class), rate.share(shares.create_percent))),
+            Class::Exec => counted.push((Of::Class(class), rate.share(shares.exec_percent))),
+        }
+        let keyed = counted.into_iter().map(|(of, rate)| ((caller.tenant.clone(), of), rate));
+        let keyed: Vec<_> = keyed.collect();
+        let bucket = |key| self.buckets.get(key).copied().unwrap_or_default();
+        let refused = keyed.iter().filter_map(|(key, rate)| {
+            let wait = bucket(key).look(*rate, now, cost).err()?;
+            Some(Refused { wait, left: left(bucket(key), *rate, now) })
+        });
+        if let Some(refused) = refused.max_by_key(|refused| refused.wait) {
+            return Err(refused);
+        }
+        let mut least: Option<Left> = None;
+        for (key, rate) in keyed {
+            let bucket = self.buckets.entry(key).or_default();
+            bucket.take(rate, now, cost);
+            let left = left(*bucket, rate, now);
+            if least.is_none_or(|least| left.remaining < least.remaining) {
+                least = Some(left);
+            }
+        }
+        Ok(least.expect("the tenant's bucket is always counted"))
+    }
+
+    fn sweep(&mut self, now: Duration) {
+        if now.saturating_sub(self.swept_at) < SWEEP_EVERY {
+            return;
+        }
+        self.swept_at = now;
+        self.buckets.retain(|_, bucket| !bucket.idle(now, IDLE));
+        self.tenants.retain(|_, known| now.saturating_sub(known.read_at) < IDLE);
+    }
+}
+
+fn left(bucket: Bucket, rate: Rate, now: Duration) -> Left {
+    let (remaining, reset) = bucket.left(rate, now);
+    Left { limit: rate.burst(), remaining, reset }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aether_core::Role;
+    use aether_core::principal::Credential;
+
+    const SHARES: RateShares = RateShares { caller_percent: 50, create_percent: 20, exec_percent: 10 };
+
+    fn caller(tenant: &str, key: &str) -> Principal {
+        let credential = Credential::ApiKey { id: key.to_owned() };
+        Principal::new(tenant.parse().expect("an id"), credential, Role::Admin, None)
+    }
+
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    /// How many of a hundred requests at once are let through.
+    fn passes(state: &mut State, who: &Principal, class: Class, now: Duration) -> usize {
+        let rate = (Rate::per_minute(600), SHARES);
+        (0..100).filter(|_| state.charge(who, (class, 1), rate, now).is_ok()).count()
+    }
+
+    #[test]
+    fn tenants_callers_and_classes_are_counted_apart() {
+        let mut state = State::default();
+        let (a, b, other) = (caller("acme", "a"), caller("acme", "b"), caller("other", "a"));
+        assert_eq!(passes(&mut state, &a, Class::Other, seconds(0)), 10, "half of the tenant's burst of 20");
+        assert_eq!(passes(&mut state, &b, Class::Create, seconds(0)), 10, "a fifth, but ten at once");
+        assert_eq!(passes(&mut state, &b, Class::Other, seconds(0)), 0, "the tenant has none left");
+        assert_eq!(passes(&mut state, &other, Class::Other, seconds(0)), 10, "another tenant has its own");
+        // Nothing was taken by what was refused.
+        assert_eq!(passes(&mut state, &a, Class::Other, seconds(1)), 5);
+        assert_eq!(passes(&mut state, &b, Class::Create, seconds(2)), 4, "a fifth of the tenant's rate");
+    }
+
+    #[test]
+    fn what_is_refused_says_when_it_will_not_be() {
+        let mut state = State::default();
+        let (who, rate) = (caller("acme", "a"), (Rate::per_minute(600), SHARES));
+        let left = state.charge(&who, (Class::Other, 50), rate, seconds(0)).expect("a full bucket");
+        assert_eq!((left.limit, left.remaining), (20, 0));
+        let refused = state.charge(&who, (Class::Other, 1), rate, seconds(0)).expect_err("empty");
+        let earlier = refused.wait - Duration::from_millis(1);
+        assert!(state.charge(&who, (Class::Other, 1), rate, earlier).is_err());
+        assert!(state.charge(&who, (Class::Other, 1), rate, refused.wait).is_ok());
+        let error = ApiError::from(refused).problem;
+        assert_eq!((error.status, error.retry_after), (429, Some(9)));
+    }
+
+    #[test]
+    fn a_lowered_rate_holds_after_its_grace() {
+        let first = Known::after(None, Some(6000), seconds(0));
+        let lowered = Known::after(Some(&first), Some(600), seconds(10));
+        assert_eq!(lowered.in_force(seconds(11)), Some(6000));
+        let again = Known::after(Some(&lowered), Some(600), seconds(200));
+        assert_eq!((again.in_force(seconds(309)), again.in_force(seconds(310))), (Some(6000), Some(600)));
+        let over = Known::after(Some(&again), Some(600), seconds(400));
+        assert_eq!(over.in_force(seconds(400)), Some(600));
+        let raised = Known::after(Some(&over), Some(6000), seconds(410));
+        assert_eq!(raised.in_force(seconds(410)), Some(6000), "a raised one at once");
+        let lifted = Known::after(Some(&raised), None, seconds(420));
+        assert_eq!(lifted.in_force(seconds(420)), None);
+        let limited = Known::after(Some(&lifted), Some(60), seconds(430));
+        assert_eq!((limited.in_force(seconds(431)), limited.in_force(seconds(731))), (None, Some(60)));
+    }
+
+    #[test]
+    fn idle_buckets_are_dropped() {
+        let mut state = State::default();
+        passes(&mut state, &caller("acme", "a"), Class::Exec, seconds(0));
+        assert_eq!(state.buckets.len(), 3);
+        passes(&mut state, &caller("other", "a"), Class::Other, seconds(3700));
+        assert_eq!(state.buckets.len(), 2);
+    }
+}
