@@ -2,7 +2,7 @@
 
 use super::routes::{self, Deadline};
 use crate::config::{Deadlines, Limits};
-use crate::server::{REQUESTS_TO_A_CONNECTION, TURN};
+use crate::server::{REQUESTS_TO_A_CONNECTION, TURN, TURN_OUT, UNSENT_MOST};
 use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -34,6 +34,12 @@ fn connections() -> String {
         ("JSON bodies coming in at once, beyond 16 KiB of each", format!("{} MiB", json_bytes_in_all >> 20), "503"),
         ("JSON bodies above 16 KiB parsed at once", "half the processors".to_owned(), "waits"),
         ("bytes of a connection taken in before others have their turn", format!("{} KiB", TURN / 1024), "waits"),
+        ("bytes of answers written to one before others have their turn", format!("{} KiB", TURN_OUT / 1024), "waits"),
+        (
+            "bytes of answers that the kernel keeps unsent for a TCP peer",
+            format!("{} KiB", UNSENT_MOST / 1024),
+            "waits",
+        ),
         ("from the head to a whole JSON body", seconds(header_timeout), "408"),
         ("an answer that the peer does not take; each KiB gives back a second", seconds(untaken), "closed"),
         ("the same for a stream or a WebSocket", seconds(untaken_stream), "closed"),

@@ -6,6 +6,7 @@ use super::connection::{Conn, PeerKey, PeerSlot, first_step};
 use super::stream::Watched;
 use super::{ApiListeners, LiveTls};
 use crate::auth::{Peer, PeerUser};
+use socket2::SockRef;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -15,6 +16,9 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
+/// Bytes of answers that the kernel takes before the peer has room for them:
+/// it would take megabytes for each that reads nothing.
+pub(crate) const UNSENT_MOST: u32 = 128 * 1024;
 const BACKOFF_FIRST: Duration = Duration::from_millis(5);
 const BACKOFF_MOST: Duration = Duration::from_secs(1);
 
@@ -51,8 +55,7 @@ async fn accept_tcp(listener: TcpListener, tls: LiveTls, conn: Conn, server: Han
             tracing::debug!(peer = %address.ip(), "too many connections from one address");
             return None;
         };
-        // Small answers must not wait for more to come.
-        let _ = stream.set_nodelay(true);
+        tune(&stream);
         let stream = handed_over(&server, stream.into_std(), TcpStream::from_std)?;
         Some((slot, stream, Peer::Tcp(address)))
     };
@@ -71,6 +74,13 @@ async fn accept_tcp(listener: TcpListener, tls: LiveTls, conn: Conn, server: Han
         }
     };
     accept_loop(&conn, &server, || listener.accept(), admit, serve).await;
+}
+
+/// What fails here costs speed or memory, not correctness.
+fn tune(stream: &TcpStream) {
+    // Small answers must not wait for more to come.
+    let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_MOST);
 }
 
 async fn accept_unix(listener: UnixListener, conn: Conn, server: Handle) {
@@ -154,5 +164,27 @@ async fn accept_loop<T, S, A, F>(
                 backoff = (backoff * 2).min(BACKOFF_MOST);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+
+    #[tokio::test]
+    async fn the_kernel_takes_little_for_a_peer_that_reads_nothing() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("address");
+        let socket = tokio::net::TcpSocket::new_v4().expect("socket");
+        socket.set_recv_buffer_size(4096).expect("small");
+        let _peer = socket.connect(address).await.expect("connects");
+        let (mut stream, _) = listener.accept().await.expect("accepted");
+        tune(&stream);
+        let (mut taken, piece) = (0, [0; 16 * 1024]);
+        while let Ok(Ok(bytes)) = tokio::time::timeout(Duration::from_millis(300), stream.write(&piece)).await {
+            taken += bytes;
+        }
+        assert!(taken < 4 * UNSENT_MOST as usize, "{taken} bytes");
     }
 }

@@ -12,10 +12,12 @@ mod tls;
 mod watch;
 
 #[cfg(test)]
+pub(crate) use accept::UNSENT_MOST;
+#[cfg(test)]
 pub(crate) use connection::REQUESTS_TO_A_CONNECTION;
 pub(crate) use places::Places;
 #[cfg(test)]
-pub(crate) use stream::TURN;
+pub(crate) use stream::{TURN, TURN_OUT};
 pub use tls::TlsError;
 pub(crate) use tls::acceptor as tls_acceptor;
 

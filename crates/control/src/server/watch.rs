@@ -213,7 +213,7 @@ impl Watch {
         self.retire.cancel();
     }
 
-    fn look(&self, now: Instant) {
+    pub(super) fn look(&self, now: Instant) {
         if self.is_cut() {
             return;
         }
