@@ -57,7 +57,7 @@ pub(crate) async fn create(
     params.done()?;
     let idempotency = idempotency(&headers, &config)?;
     let checked = checked(&caller, config)?;
-    if wait && scheduler::could_ever_fit(&app.store.nodes().await?, checked.spec.resources) == Some(false) {
+    if wait && scheduler::could_ever_fit(&Box::pin(app.store.nodes()).await?, checked.spec.resources) == Some(false) {
         return Err(ApiError::new(
             Code::CapacityUnavailable,
             "No node is large enough for these resources, even when empty.",
@@ -65,14 +65,15 @@ pub(crate) async fn create(
         )
         .retry_after(60));
     }
-    let created = insert(&app, &caller, checked, idempotency).await;
+    // Large, and room for it would be kept while the body is still to come.
+    let created = Box::pin(insert(&app, &caller, checked, idempotency)).await;
     telemetry::operation("create", caller.tenant(), created.is_ok());
     let row = created?.agent;
     if !wait || row.desired == Desired::Gone {
         return Ok(created_answer(StatusCode::CREATED, row));
     }
     let id = row.id.to_string();
-    match wait::until(&app, &caller, &id, app.cfg().deadlines.wait, wait::running_settled).await? {
+    match Box::pin(wait::until(&app, &caller, &id, app.cfg().deadlines.wait, wait::running_settled)).await? {
         Waited::Settled(row) => Ok(created_answer(StatusCode::CREATED, Arc::unwrap_or_clone(row))),
         Waited::RanOut(row) => Ok(created_answer(StatusCode::ACCEPTED, Arc::unwrap_or_clone(row))),
     }

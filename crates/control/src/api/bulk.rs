@@ -63,8 +63,9 @@ pub(crate) async fn create(
     let results = futures::stream::iter(items)
         .map(|(index, item)| create_one(&app, &caller, batch.as_deref(), index, item))
         .buffered(TOGETHER)
-        .collect()
-        .await;
+        .collect();
+    // Large, and room for it would be kept while the body is still to come.
+    let results = Box::pin(results).await;
     Ok((StatusCode::MULTI_STATUS, axum::Json(BulkCreated { results })))
 }
 

@@ -45,8 +45,9 @@ pub(crate) async fn run(
     params.done()?;
     exec::check(&asked, false)?;
     let idempotency = idempotency(&headers, &(&id, &asked))?;
-    let found = present(&app, &caller, &id, wait).await;
-    exec::run(&app, caller, found, asked, idempotency).await.map(axum::Json)
+    // Large, and room for them would be kept while the body is still to come.
+    let found = Box::pin(present(&app, &caller, &id, wait)).await;
+    Box::pin(exec::run(&app, caller, found, asked, idempotency)).await.map(axum::Json)
 }
 
 /// The agent as it is; with `wait` as it settled.

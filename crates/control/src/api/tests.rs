@@ -68,3 +68,22 @@ fn operation_ids_differ() {
         }
     }
 }
+
+/// What a handler takes is kept for every request whose body is still to come,
+/// and a peer may have a thousand of those.
+#[test]
+fn handlers_are_small_while_they_wait_for_a_body() {
+    fn five<A, B, C, D, E, F>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+    fn six<A, B, C, D, E, G, F>(_: impl Fn(A, B, C, D, E, G) -> F) -> usize {
+        size_of::<F>()
+    }
+    let all = [
+        ("create", five(super::agents::create)),
+        ("bulk create", five(super::bulk::create)),
+        ("exec", six(super::exec::run)),
+        ("update", six(super::update::update)),
+    ];
+    assert!(all.iter().all(|(_, size)| *size <= 4 * 1024), "{all:?}");
+}

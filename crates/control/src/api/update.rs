@@ -39,8 +39,9 @@ pub(crate) async fn update(
     params.done()?;
     let expected = if_match(&headers)?;
     let patch = patch.check().map_err(ApiError::validation)?;
-    let row = app.agent(&caller, &id).await?;
-    let done = app.store.update_agent(&caller.scope(), &row.id, patch, expected).await;
+    // Large, and room for them would be kept while the body is still to come.
+    let row = Box::pin(app.agent(&caller, &id)).await?;
+    let done = Box::pin(app.store.update_agent(&caller.scope(), &row.id, patch, expected)).await;
     telemetry::operation("update", caller.tenant(), done.is_ok());
     let updated = done.map_err(|error| match error {
         StoreError::VersionConflict { current } => changed_meanwhile(current),

@@ -9,6 +9,7 @@ use crate::auth::{Peer, PeerUser};
 use socket2::SockRef;
 use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -115,7 +116,7 @@ fn handed_over<S, T>(server: &Handle, stream: io::Result<S>, take: impl Fn(S) ->
 /// Waits here, on this thread, until few of the same peer's connections are
 /// still to take their first step: the server's threads take what they are
 /// given in order, whoever it is for.
-async fn begin<F>(turns: Arc<Semaphore>, tracker: TaskTracker, serving: F, server: Handle)
+async fn begin<F>(turns: Arc<Semaphore>, tracker: TaskTracker, serving: Pin<Box<F>>, server: Handle)
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -154,7 +155,8 @@ async fn accept_loop<T, S, A, F>(
                 conn.tracker.spawn(begin(
                     turns,
                     conn.tracker.clone(),
-                    serve(conn.clone(), stream, peer),
+                    // It is large; each task on its way would have room for it.
+                    Box::pin(serve(conn.clone(), stream, peer)),
                     server.clone(),
                 ));
             }

@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZero;
+use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -107,7 +108,8 @@ impl Conn {
                 request.extensions_mut().insert(Crowded);
             }
             request.extensions_mut().insert(peer.clone());
-            let answer = conn.router.clone().oneshot(request.map(Body::new));
+            // Apart: its room is given back while the answer lies.
+            let answer = Box::pin(conn.router.clone().oneshot(request.map(Body::new)));
             let turns = slot.as_ref().map(|slot| slot.turns.clone());
             async move {
                 let answer = followed(&watch, in_turn(turns, answer).await?);
@@ -156,7 +158,10 @@ impl Conn {
 /// Only so many of a peer's connections and requests take their first step at
 /// a time: all that one peer may begin at once would stand in line before
 /// anybody else's next step.
-async fn in_turn<T>(turns: Option<Arc<Semaphore>>, work: impl Future<Output = T>) -> T {
+///
+/// `Unpin`, so mostly boxed: each of these functions would make room for it
+/// again, and once more to pin it.
+async fn in_turn<T>(turns: Option<Arc<Semaphore>>, work: impl Future<Output = T> + Unpin) -> T {
     let turn = match turns {
         Some(turns) => turns.acquire_owned().await.ok(),
         None => None,
@@ -165,10 +170,12 @@ async fn in_turn<T>(turns: Option<Arc<Semaphore>>, work: impl Future<Output = T>
 }
 
 /// Gives the turn back after the first step.
-pub(super) async fn first_step<T>(mut turn: Option<OwnedSemaphorePermit>, work: impl Future<Output = T>) -> T {
-    let mut work = std::pin::pin!(work);
+pub(super) async fn first_step<T>(
+    mut turn: Option<OwnedSemaphorePermit>,
+    mut work: impl Future<Output = T> + Unpin,
+) -> T {
     std::future::poll_fn(|cx| {
-        let polled = work.as_mut().poll(cx);
+        let polled = Pin::new(&mut work).poll(cx);
         drop(turn.take());
         polled
     })
@@ -328,10 +335,11 @@ mod tests {
         let begun = std::cell::Cell::new(0);
         // Begins, and then waits for ever.
         let work = || {
-            in_turn(Some(turns.clone()), async {
+            let work = async {
                 begun.set(begun.get() + 1);
                 std::future::pending::<()>().await;
-            })
+            };
+            in_turn(Some(turns.clone()), Box::pin(work))
         };
         let (mut first, mut second) = (std::pin::pin!(work()), std::pin::pin!(work()));
         let taken = turns.clone().acquire_owned().await.expect("open");
