@@ -152,14 +152,16 @@ impl Limits {
     }
 
     /// The first amount that would pass its limit when a tenant that holds
-    /// `used` changes one agent from `before` to `after`. What does not grow is
-    /// never refused, whatever the limit has become.
+    /// `used` changes one agent from `before` to `after`; before others one
+    /// that could not fit even alone. What does not grow is never refused,
+    /// whatever the limit has become.
     pub fn excess(self, used: Held, before: Held, after: Held) -> Option<Excess> {
         let all = used.amounts().into_iter().zip(before.amounts()).zip(after.amounts()).zip(self.amounts());
-        all.into_iter().find_map(|((((resource, used), (_, before)), (_, after)), limit)| {
+        let passed = all.filter_map(|((((resource, used), (_, before)), (_, after)), limit)| {
             let (asked, limit) = (after.saturating_sub(before), limit?);
             (asked > 0 && used.saturating_add(asked) > limit).then_some(Excess { resource, used, asked, limit })
-        })
+        });
+        passed.min_by_key(|excess| excess.could_fit())
     }
 }
 
@@ -251,6 +253,8 @@ mod tests {
         let large = Held::by(Observed::Pending, resources(6, 512, 10_240));
         let excess = limits.excess(Held::default(), Held::default(), large).expect("is too much");
         assert_eq!((excess.resource, excess.could_fit()), (Resource::Cpu, false));
+        let both = limits.excess(used, Held::default(), large).expect("is too much");
+        assert_eq!(both.resource, Resource::Cpu, "that it can never fit is told first");
         assert_eq!(Tier::Unlimited.limits().excess(used, Held::default(), large), None);
     }
 

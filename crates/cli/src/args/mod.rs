@@ -88,8 +88,16 @@ pub(crate) struct Global {
     pub(crate) token: Option<String>,
 
     /// The tenant to act for; another one than your own only as an operator of the platform
-    #[arg(long, global = true, value_name = "ID", env = "AETHER_TENANT", hide_env_values = true)]
-    pub(crate) tenant: Option<String>,
+    // Its id differs from that of the tenants that commands name.
+    #[arg(
+        id = "acting_for",
+        long = "tenant",
+        global = true,
+        value_name = "ID",
+        env = "AETHER_TENANT",
+        hide_env_values = true
+    )]
+    pub(crate) acting_for: Option<String>,
 
     /// How to print data
     #[arg(long, short = 'o', global = true, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT")]

@@ -22,10 +22,13 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The largest JSON answer we read; a full page of agents is far below.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 const MAX_PROBLEM: usize = 1024 * 1024;
+/// So long in all a command waits for its turn.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
@@ -89,6 +92,25 @@ impl Client {
         Ok(response)
     }
 
+    /// As [`Client::send`] with a body that can be sent again: where the server
+    /// says that this came too fast, it did nothing, so we wait and repeat.
+    pub(crate) async fn send_whole(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, &str)],
+        body: &[u8],
+    ) -> Result<Response<Incoming>, CliError> {
+        let mut patience = PATIENCE;
+        loop {
+            let answer = self.send(method.clone(), path, headers, full(body.to_vec())).await;
+            patience = too_fast(answer.as_ref().err(), patience).await;
+            if patience.is_zero() {
+                return answer;
+            }
+        }
+    }
+
     async fn exchange(&self, request: Request<Body>) -> Result<Response<Incoming>, CliError> {
         let io = TokioIo::new(self.endpoint.connect().await?);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(|e| self.broken(&e))?;
@@ -105,16 +127,16 @@ impl Client {
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
-        json(self.send(Method::GET, path, &[], empty()).await?).await
+        json(self.send_whole(Method::GET, path, &[], &[]).await?).await
     }
 
     /// DELETEs what answers with a report.
     pub(crate) async fn delete_for<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
-        json(self.send(Method::DELETE, path, &[], empty()).await?).await
+        json(self.send_whole(Method::DELETE, path, &[], &[]).await?).await
     }
 
     pub(crate) async fn delete(&self, path: &str) -> Result<(), CliError> {
-        self.send(Method::DELETE, path, &[], empty()).await.map(drop)
+        self.send_whole(Method::DELETE, path, &[], &[]).await.map(drop)
     }
 
     /// POSTs a JSON document; the answer's status comes with it.
@@ -150,7 +172,7 @@ impl Client {
         let bytes = serde_json::to_vec(body).map_err(|e| CliError::failed(format!("cannot form the request: {e}")))?;
         let mut all = vec![(header::CONTENT_TYPE, "application/json")];
         all.extend_from_slice(headers);
-        let response = self.send(method, path, &all, full(bytes)).await?;
+        let response = self.send_whole(method, path, &all, &bytes).await?;
         Ok((response.status(), json(response).await?))
     }
 }
@@ -182,6 +204,23 @@ async fn json<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, Cl
 async fn collect(body: Incoming, limit: usize) -> Result<Bytes, CliError> {
     let read = Limited::new(body, limit).collect().await;
     read.map(http_body_util::Collected::to_bytes).map_err(|e| CliError::failed(format!("the answer broke off: {e}")))
+}
+
+/// What a refusal for speed says.
+fn wait_told(error: Option<&CliError>) -> Option<Duration> {
+    let Some(CliError::Problem(problem)) = error else { return None };
+    (problem.code == Code::RateLimited).then(|| Duration::from_secs(problem.retry_after.unwrap_or(1).max(1)))
+}
+
+/// Waits as long as a refusal for speed says, and tells what is left of
+/// `patience`: nothing where it was another answer, or the wait is too long.
+async fn too_fast(error: Option<&CliError>, patience: Duration) -> Duration {
+    let Some(wait) = wait_told(error) else { return Duration::ZERO };
+    let left = patience.saturating_sub(wait);
+    if !left.is_zero() {
+        tokio::time::sleep(wait).await;
+    }
+    left
 }
 
 /// The problem document of an answer, or the nearest thing to one.
@@ -310,5 +349,23 @@ mod tests {
         assert_eq!((p.status, p.code), (502, Code::BadGateway));
         assert!(p.detail.contains("nginx"));
         assert_eq!(unreadable(StatusCode::IM_A_TEAPOT, b"").status, 418);
+    }
+
+    fn refused(code: Code, retry_after: Option<u64>) -> CliError {
+        let mut problem = Problem::new(code, "x", "x");
+        problem.retry_after = retry_after;
+        CliError::Problem(Box::new(problem))
+    }
+
+    #[tokio::test]
+    async fn only_a_refusal_for_speed_is_waited_for_and_not_for_ever() {
+        assert_eq!(wait_told(None), None);
+        for code in [Code::QuotaExceeded, Code::ServiceUnavailable, Code::Unauthorized] {
+            assert_eq!(wait_told(Some(&refused(code, Some(1)))), None);
+        }
+        assert_eq!(wait_told(Some(&refused(Code::RateLimited, Some(7)))), Some(Duration::from_secs(7)));
+        assert_eq!(wait_told(Some(&refused(Code::RateLimited, None))), Some(Duration::from_secs(1)));
+        let long = refused(Code::RateLimited, Some(PATIENCE.as_secs()));
+        assert_eq!(too_fast(Some(&long), PATIENCE).await, Duration::ZERO, "it does not wait in vain");
     }
 }

@@ -1,7 +1,7 @@
 //! A WebSocket to the server over the same streams and with the same errors
 //! as every other request.
 
-use super::{Client, empty, refusal};
+use super::{Client, PATIENCE, empty, refusal, too_fast};
 use crate::error::CliError;
 use aether_core::api::{ExecClientFrame, ExecServerFrame};
 use bytes::Bytes;
@@ -32,6 +32,17 @@ pub(crate) struct Socket(WebSocketStream<TokioIo<Upgraded>>);
 
 /// A WebSocket at this path; a refusal is the server's problem document.
 pub(crate) async fn connect(client: &Client, path: &str) -> Result<WebSocketStream<TokioIo<Upgraded>>, CliError> {
+    let mut patience = PATIENCE;
+    loop {
+        let answer = try_connect(client, path).await;
+        patience = too_fast(answer.as_ref().err(), patience).await;
+        if patience.is_zero() {
+            return answer;
+        }
+    }
+}
+
+async fn try_connect(client: &Client, path: &str) -> Result<WebSocketStream<TokioIo<Upgraded>>, CliError> {
     let key = generate_key();
     let headers = [
         (header::CONNECTION, "Upgrade"),

@@ -2,7 +2,7 @@
 
 use super::{Context, agent_path};
 use crate::args::CopyArgs;
-use crate::client::{empty, file_body, query, reader_body};
+use crate::client::{file_body, query, reader_body};
 use crate::error::CliError;
 use crate::output::raw;
 use crate::tarball::{folder_body, unpack};
@@ -122,7 +122,7 @@ struct Remote {
 
 async fn look(context: &Context, agent: &str, path: &str, user: Option<String>) -> Result<Option<Remote>, CliError> {
     let request = files_path(agent, path, user, None)?;
-    match context.client.send(Method::HEAD, &request, &[], empty()).await {
+    match context.client.send_whole(Method::HEAD, &request, &[], &[]).await {
         Ok(response) => {
             let text = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok());
             let mode = text("x-aether-file-mode").and_then(|m| u32::from_str_radix(m, 8).ok());
@@ -157,7 +157,7 @@ async fn download(
     let folder = remote.as_ref().is_some_and(|r| r.folder);
     let asked = if folder { format!("{}/.", path.trim_end_matches('/')) } else { path.to_owned() };
     let request = files_path(agent, &asked, user, None)?;
-    let response = context.client.send(Method::GET, &request, &[], empty()).await?;
+    let response = context.client.send_whole(Method::GET, &request, &[], &[]).await?;
     let into = target.is_dir();
     let target = if into { target.join(remote_name(path)?) } else { target };
     if is_tar(&response) {
@@ -230,7 +230,7 @@ async fn download_stream(context: &Context, agent: &str, path: &str, user: Optio
         return Err(CliError::usage("a tar stream does not belong on a terminal: redirect it"));
     }
     let request = files_path(agent, path, user, None)?;
-    let response = context.client.send(Method::GET, &request, &[(header::ACCEPT, TAR)], empty()).await?;
+    let response = context.client.send_whole(Method::GET, &request, &[(header::ACCEPT, TAR)], &[]).await?;
     let mut body = response.into_body();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| CliError::failed(format!("the copy broke off: {e}")))?;

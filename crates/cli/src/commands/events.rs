@@ -4,7 +4,7 @@ use super::Context;
 use super::logs::since;
 use super::show::now;
 use crate::args::{EventsArgs, OutputFormat};
-use crate::client::{SseStream, empty, query};
+use crate::client::{SseStream, query};
 use crate::error::CliError;
 use crate::output::{line, raw};
 use aether_core::api::{EventInfo, EventPage};
@@ -95,7 +95,7 @@ pub(super) async fn open(
     let mut headers = vec![(header::ACCEPT, "text/event-stream")];
     headers.extend(last.map(|id| (LAST_EVENT_ID, id)));
     let path = format!("/v1/events{}", query(parameters));
-    let response = context.client.send(Method::GET, &path, &headers, empty()).await?;
+    let response = context.client.send_whole(Method::GET, &path, &headers, &[]).await?;
     Ok(SseStream::new(response.into_body()))
 }
 

@@ -3,7 +3,7 @@
 use super::show::now;
 use super::{Context, agent_path};
 use crate::args::LogsArgs;
-use crate::client::{empty, query};
+use crate::client::query;
 use crate::error::CliError;
 use crate::output::raw;
 use aether_core::Timestamp;
@@ -31,7 +31,7 @@ pub(super) async fn logs(context: &Context, args: LogsArgs) -> Result<u8, CliErr
         ("timestamps", args.timestamps.then(|| "true".to_owned())),
     ];
     let path = agent_path(&args.agent, &format!("/logs{}", query(&parameters)))?;
-    let response = context.client.send(Method::GET, &path, &[(header::ACCEPT, "text/plain")], empty()).await?;
+    let response = context.client.send_whole(Method::GET, &path, &[(header::ACCEPT, "text/plain")], &[]).await?;
     let mut body = response.into_body();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| CliError::failed(format!("the log broke off: {e}")))?;

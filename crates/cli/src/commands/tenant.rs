@@ -2,7 +2,7 @@
 
 use super::{Context, each};
 use crate::args::{Limit, OutputFormat, QuotaSetArgs, TenantCreateArgs, TenantDeleteArgs, TenantUpdateArgs};
-use crate::client::{empty, encode, query};
+use crate::client::{encode, query};
 use crate::error::CliError;
 use crate::output::{Spinner, confirmed, fields, line, mib};
 use crate::values::pairs;
@@ -143,7 +143,7 @@ pub(super) async fn update(context: &Context, args: TenantUpdateArgs) -> Result<
 pub(super) async fn set_active(context: &Context, tenants: &[String], verb: &str) -> Result<u8, CliError> {
     each(context, tenants, |tenant| async move {
         let route = path(&tenant, &format!("/{verb}"))?;
-        context.client.send(Method::POST, &route, &[], empty()).await?;
+        context.client.send_whole(Method::POST, &route, &[], &[]).await?;
         line(&tenant)
     })
     .await

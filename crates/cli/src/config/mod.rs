@@ -65,7 +65,7 @@ pub(crate) fn client_settings(global: &Global) -> Result<Client, CliError> {
     if token.is_some() && endpoint.exposes_tokens() {
         eprintln!("warning: the API key travels unencrypted to {endpoint}; use https");
     }
-    let tenant = global.tenant.as_deref().filter(|t| !t.is_empty());
+    let tenant = global.acting_for.as_deref().filter(|t| !t.is_empty());
     if tenant.is_some_and(|t| t.parse::<aether_core::TenantId>().is_err()) {
         return Err(CliError::usage("--tenant: 1 to 50 of a-z, 0-9 and -, first and last a letter or digit"));
     }

@@ -164,10 +164,11 @@ fn memory_that_runs_out_costs_one_guest_and_nothing_else() {
     let small = server.vmms();
     create(&cli, "large", 512);
     let boot_id = cli.ok(&BOOT_ID);
-    let second = tiny_image(server.dir.path(), "second");
-    let import = ["image", "import", "--name", "second:1", &*second.to_string_lossy()];
     // A round takes some ten seconds.
     for round in 0..trials("AETHER_FAULTS_N", 1).div_ceil(25) {
+        // Another one each time: what was converted once is not converted again.
+        let second = tiny_image(server.dir.path(), &format!("second-{round}"));
+        let import = ["image", "import", "--name", "second:1", &*second.to_string_lossy()];
         let shortage = the_kernel_takes_the_largest(&server, &small);
         counted.faults += 1;
         let told = |e: &Value| e["agent_name"] == "large" && e["data"]["to"] == "failed" && died(&e["data"]["error"]);
