@@ -2,9 +2,12 @@
 //! principals, errors, and the documents of the HTTP API.
 //!
 //! Not here: I/O, clocks, threads. The operating system's clock and random
-//! source stand behind the feature `system`, for binaries and tests.
+//! source stand behind the feature `system`, for binaries and tests; hashing
+//! and signing of the audit chain behind `audit`.
 
 pub mod api;
+#[cfg(feature = "audit")]
+pub mod audit;
 pub mod error;
 pub mod id;
 pub mod image;
