@@ -39,6 +39,7 @@ pub(crate) const MIGRATIONS: &[Migration] = migrations![
     7 "0007_unhealthy_reason",
     8 "0008_agents_by_node",
     9 "0009_quotas",
+    10 "0010_audit_chain",
 ];
 
 /// The newest step that this program knows.

@@ -14,6 +14,9 @@ use std::str::FromStr;
 
 use crate::error::StoreError;
 
+mod audit;
+pub use audit::*;
+
 /// An agent as the store knows it. The env's values are apart, sealed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AgentRow {
@@ -188,34 +191,6 @@ pub struct AuditEntry {
     pub result: String,
     pub details: serde_json::Value,
     pub error: Option<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AuditRow {
-    pub sequence: u64,
-    pub at: Timestamp,
-    pub tenant: TenantId,
-    pub actor: String,
-    pub action: String,
-    pub resource: String,
-    pub resource_id: Option<String>,
-    pub result: String,
-    pub address: Option<String>,
-    pub details: serde_json::Value,
-    pub error: Option<String>,
-}
-
-/// Newest first; at most `limit` (1 to 1000) below `before`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AuditFilter {
-    pub actor: Option<String>,
-    pub action: Option<String>,
-    pub resource: Option<String>,
-    pub resource_id: Option<String>,
-    pub since: Option<Timestamp>,
-    pub until: Option<Timestamp>,
-    pub before: Option<u64>,
-    pub limit: u32,
 }
 
 #[derive(Clone, PartialEq, Eq)]

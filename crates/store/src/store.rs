@@ -1,8 +1,10 @@
 //! [`Store`]: the functions that the control plane calls. Each one only names
 //! its operation; what it does and guarantees is in `ops`. Those that take an
 //! idempotency key are in `keyed`, those whose rows are kept in memory in
-//! `kept`, the control plane's own in `scheduling`, tenants in `tenancy`.
+//! `kept`, the control plane's own in `scheduling`, tenants in `tenancy`, the
+//! audit log's in `audit_log`.
 
+mod audit_log;
 mod kept;
 mod keyed;
 mod scheduling;
@@ -266,11 +268,6 @@ impl Store {
     /// An entry by itself: a denial, a log-in. Changes write their own.
     pub async fn audit(&self, scope: &TenantScope, entry: AuditEntry) -> Result<(), StoreError> {
         self.write((scope.clone(), entry), |tx, cx, (scope, entry)| Box::pin(audit::record(tx, cx, scope, entry))).await
-    }
-
-    /// Newest first.
-    pub async fn audit_list(&self, scope: &TenantScope, filter: AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
-        self.read((scope.clone(), filter), |tx, _, (scope, filter)| Box::pin(audit::list(tx, scope, filter))).await
     }
 }
 

@@ -111,7 +111,8 @@ impl Digest {
 
     /// Whether the key it names made it, and its count fits.
     pub fn is_sound(&self) -> bool {
-        let counted = self.from >= 1 && self.to.checked_add(1).and_then(|n| n.checked_sub(self.from)) == Some(self.count);
+        let counted =
+            self.from >= 1 && self.to.checked_add(1).and_then(|n| n.checked_sub(self.from)) == Some(self.count);
         let key = UnparsedPublicKey::new(&ED25519, self.key.0);
         counted && key.verify(&self.message(), &self.signature.0).is_ok()
     }

@@ -298,7 +298,18 @@ fn an_event_of_ocsf_has_what_the_class_requires() {
     r.action = "delete".into();
     r.result = "denied".into();
     let event = ocsf(&r);
-    for field in ["activity_id", "actor", "api", "category_uid", "class_uid", "metadata", "severity_id", "src_endpoint", "time", "type_uid"] {
+    for field in [
+        "activity_id",
+        "actor",
+        "api",
+        "category_uid",
+        "class_uid",
+        "metadata",
+        "severity_id",
+        "src_endpoint",
+        "time",
+        "type_uid",
+    ] {
         assert!(!event[field].is_null(), "{field}");
     }
     assert_eq!((event["class_uid"].as_u64(), event["type_uid"].as_u64()), (Some(6003), Some(600_304)));

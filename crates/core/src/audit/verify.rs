@@ -267,7 +267,9 @@ impl Verifier {
         match (record.position, record.prev, record.hash) {
             (Some(position), Some(prev), Some(hash)) => self.linked(record, position, prev, hash),
             (None, None, None) => self.unlinked(record),
-            _ => self.here(Some(record), Fault::Unreadable { why: "a part of its place in the chain is missing".into() }),
+            _ => {
+                self.here(Some(record), Fault::Unreadable { why: "a part of its place in the chain is missing".into() })
+            }
         }
     }
 

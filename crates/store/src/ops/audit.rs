@@ -1,9 +1,11 @@
 //! Plain audit rows, written in the transaction of what they record.
 
+use super::audit_chain::FIELDS;
 use crate::error::StoreError;
-use crate::model::{AuditEntry, AuditFilter, AuditRow};
-use crate::tx::{Context, Row, Tx, Value, params, to_json};
+use crate::model::{AuditEntry, AuditFilter, AuditOf, AuditPage, AuditRow};
+use crate::tx::{Context, Row, Tx, Value, params, query_one, to_json};
 use aether_core::TenantScope;
+use aether_core::audit::Hash;
 
 const MAX_LIMIT: u32 = 1000;
 
@@ -87,47 +89,86 @@ async fn write(
     Ok(())
 }
 
-pub(crate) async fn list(
-    tx: &mut dyn Tx,
-    scope: &TenantScope,
-    filter: &AuditFilter,
-) -> Result<Vec<AuditRow>, StoreError> {
-    let mut values = params![scope.tenant().as_str()];
-    let mut sql = "SELECT seq, at_ms, tenant_id, actor, action, resource, resource_id, result, address, details, error
-        FROM audit_logs WHERE tenant_id = $1"
-        .to_owned();
-    let conditions: [(&str, Option<Value>); 7] = [
-        ("actor =", filter.actor.as_deref().map(Value::from)),
-        ("action =", filter.action.as_deref().map(Value::from)),
-        ("resource =", filter.resource.as_deref().map(Value::from)),
-        ("resource_id =", filter.resource_id.as_deref().map(Value::from)),
-        ("at_ms >=", filter.since.map(Value::from)),
-        ("at_ms <", filter.until.map(Value::from)),
-        ("seq <", filter.before.map(Value::from)),
-    ];
-    for (condition, value) in conditions {
+/// All that match, counted to here.
+const COUNTED: u32 = 10_000;
+
+pub(crate) async fn page(tx: &mut dyn Tx, of: &AuditOf, filter: &AuditFilter) -> Result<AuditPage, StoreError> {
+    let (mut values, mut sql) = match of {
+        AuditOf::Tenant(scope) => (params![scope.tenant().as_str()], "a.tenant_id = $1".to_owned()),
+        AuditOf::Platform => (Vec::new(), "a.tenant_id IS NULL".to_owned()),
+    };
+    let mut and = |sql: &mut String, condition: &str, value: Option<Value>| {
         if let Some(value) = value {
             values.push(value);
             sql.push_str(&format!(" AND {condition} ${}", values.len()));
         }
+    };
+    for (condition, value) in [
+        ("a.actor =", &filter.actor),
+        ("a.action =", &filter.action),
+        ("a.resource =", &filter.resource),
+        ("a.resource_id =", &filter.resource_id),
+        ("a.result =", &filter.result),
+    ] {
+        and(&mut sql, condition, value.as_deref().map(Value::from));
     }
-    values.push(Value::from(filter.limit.clamp(1, MAX_LIMIT)));
-    sql.push_str(&format!(" ORDER BY seq DESC LIMIT ${}", values.len()));
-    tx.query(&sql, values).await?.iter().map(decode).collect()
+    and(&mut sql, "a.at_ms >=", filter.since.map(Value::from));
+    and(&mut sql, "a.at_ms <", filter.until.map(Value::from));
+    let matching = sql.clone();
+    let counted = values.len();
+    let mut and = |sql: &mut String, condition: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            values.push(value);
+            sql.push_str(&format!(" AND {condition} ${}", values.len()));
+        }
+    };
+    and(&mut sql, "a.seq <", filter.before.map(Value::from));
+    and(&mut sql, "c.position >", filter.after.map(Value::from));
+    // One more than asked: whether there is more.
+    let limit = filter.limit.clamp(1, MAX_LIMIT);
+    let mut of_count: Vec<Value> = values[..counted].to_vec();
+    values.push(Value::from(limit + 1));
+    // By position the chain leads, so that a follower reads what is new alone.
+    let (join, order) = match filter.after {
+        Some(_) => ("JOIN", "c.chain, c.position"),
+        None => ("LEFT JOIN", "a.seq DESC"),
+    };
+    let own = match of {
+        AuditOf::Tenant(_) => "c.chain = $1",
+        AuditOf::Platform => "c.chain = ''",
+    };
+    let rows = format!(
+        "SELECT {FIELDS}, c.position, c.hash FROM audit_logs a {join} audit_chain c ON c.seq = a.seq AND {own}
+         WHERE {sql} ORDER BY {order} LIMIT ${}",
+        values.len()
+    );
+    let mut rows = tx.query(&rows, values).await?.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+    let more = rows.len() > limit as usize;
+    rows.truncate(limit as usize);
+    of_count.push(Value::from(COUNTED));
+    let count = format!(
+        "SELECT count(*) AS n FROM (SELECT 1 FROM audit_logs a WHERE {matching} LIMIT ${}) AS matching",
+        of_count.len()
+    );
+    let total = query_one(tx, &count, of_count).await?.map_or(Ok(0), |row| row.uint("n"))?;
+    Ok(AuditPage { rows, total, more })
 }
 
 fn decode(row: &Row) -> Result<AuditRow, StoreError> {
     Ok(AuditRow {
         sequence: row.uint("seq")?,
         at: row.time("at_ms")?,
-        tenant: row.parse("tenant_id")?,
+        tenant: row.parse_opt("tenant_id")?,
         actor: row.text("actor")?,
         action: row.text("action")?,
         resource: row.text("resource")?,
         resource_id: row.text_opt("resource_id")?,
         result: row.text("result")?,
         address: row.text_opt("address")?,
-        details: row.json("details")?,
+        // Changed behind our back it may be no JSON: it is shown all the same.
+        details: row.json("details").or_else(|_| row.text("details").map(serde_json::Value::String))?,
         error: row.text_opt("error")?,
+        position: row.int_opt("position")?.and_then(|n| u64::try_from(n).ok()),
+        hash: row.bytes_opt("hash")?.and_then(|b| b.try_into().ok()).map(Hash),
     })
 }

@@ -1,6 +1,7 @@
 //! The store's promises, each checked on SQLite and on a real PostgreSQL.
 
 mod agents;
+mod audit;
 mod crash;
 mod events;
 mod faults;
