@@ -118,6 +118,11 @@ idempotency: test-deps ## 10,000 idempotency keys on every route and both stores
 	AETHER_STORE_KEYS=10000 AETHER_RESULTS=$(abspath results) \
 	  cargo test -p aether-store --test it -- --nocapture --test-threads=1 keyed::
 
+.PHONY: audit
+audit: test-deps ## 1,000 tampered audit logs and the speed of the verifier (a minute); results/audit.jsonl
+	AETHER_TAMPERS=1000 AETHER_VERIFIED=200000 AETHER_RESULTS=$(abspath results) \
+	  cargo test --release -p aether-core -- --nocapture audit::tamper_tests
+
 .PHONY: http-abuse
 http-abuse: test-deps ## 10,000 hostile requests and 5,000 connections, an honest client beside them (about 5 minutes); results/http.jsonl
 	AETHER_ABUSE_REQUESTS=10000 AETHER_ABUSE_CONNECTIONS=5000 AETHER_RESULTS=$(abspath results) \

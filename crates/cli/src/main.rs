@@ -22,7 +22,7 @@ mod version;
 #[cfg(feature = "server")]
 mod system;
 
-use args::{Cli, Command, ConfigCommand, OutputFormat, SetArgs};
+use args::{AuditCommand, Cli, Command, ConfigCommand, OutputFormat, SetArgs};
 use clap::Parser;
 use commands::Context;
 use error::CliError;
@@ -74,6 +74,7 @@ fn run(cli: Cli) -> Result<u8, CliError> {
         Command::Server(_) | Command::Migrate(_) | Command::Doctor(_) => {
             Err(CliError::failed("this is a build of the client alone: it has no server"))
         }
+        Command::Audit(AuditCommand::Verify(args)) => commands::audit_verify(printer, &args),
         Command::Login(args) => runtime()?.block_on(commands::login(printer, args)),
         Command::Logout(args) => commands::logout(printer, args),
         Command::Profile(command) => commands::profile(printer, command),

@@ -2,6 +2,7 @@
 
 use crate::Control;
 use crate::api::{Caller, Shown};
+use crate::audit::Seal;
 use crate::auth::{Authenticator, LocalUsers};
 use crate::config::ControlConfig;
 use crate::dialer::{DataClient, DataDialer, Nodes};
@@ -27,6 +28,7 @@ pub(crate) struct AppState {
     pub(crate) auth: Authenticator,
     pub(crate) rates: Rates,
     pub(crate) nodes: Nodes,
+    pub(crate) audit: Seal,
     /// Cancelled when the server begins to drain: new requests get 503,
     /// streams say goodbye.
     pub(crate) draining: CancellationToken,
@@ -64,6 +66,7 @@ impl App {
             },
             rates: Rates::new(store.clone(), control.clock.clone(), control.cfg.clone()),
             nodes: Nodes::new(dialer, store.clone(), control.channels.clone()),
+            audit: control.audit.clone(),
             store,
             draining,
             opened: control.opened.clone(),

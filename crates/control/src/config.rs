@@ -28,6 +28,7 @@ pub struct ControlConfig {
     pub limits: Limits,
     pub rates: RateShares,
     pub node: NodeTimings,
+    pub audit: AuditConfig,
     /// Fallback of the scheduler's wake-ups.
     pub schedule_interval: Duration,
     /// How nodes that fit are ranked.
@@ -136,6 +137,31 @@ impl Default for RateShares {
     }
 }
 
+/// The audit log's proofs.
+#[derive(Clone, Debug)]
+pub struct AuditConfig {
+    /// The key that signs digests; its public half is beside it (`.pub`).
+    pub key_path: PathBuf,
+    /// Where digests are appended, outside of the database.
+    pub anchor_path: PathBuf,
+    /// Between two digests of a chain that grows.
+    pub digest_interval: Duration,
+    /// Older records are removed; 0: none ever is.
+    pub retention_days: u32,
+}
+
+impl AuditConfig {
+    /// Key and anchors in a folder.
+    pub fn in_dir(dir: &std::path::Path) -> Self {
+        Self {
+            key_path: dir.join("audit-signing.key"),
+            anchor_path: dir.join("audit-anchor.jsonl"),
+            digest_interval: Duration::from_secs(60),
+            retention_days: 0,
+        }
+    }
+}
+
 /// Lease numbers that nodes are told in the welcome.
 #[derive(Clone, Debug)]
 pub struct NodeTimings {
@@ -150,14 +176,17 @@ impl Default for NodeTimings {
 }
 
 impl ControlConfig {
-    /// Defaults around the two things that have none.
+    /// Defaults around the two things that have none. The audit log's files
+    /// are beside the pepper.
     pub fn new(server_id: impl Into<String>, pepper_path: impl Into<PathBuf>) -> Self {
+        let pepper_path = pepper_path.into();
         Self {
             server_id: server_id.into(),
+            audit: AuditConfig::in_dir(pepper_path.parent().unwrap_or(std::path::Path::new("."))),
             tcp: Vec::new(),
             tls: None,
             enable_auth: true,
-            pepper_path: pepper_path.into(),
+            pepper_path,
             metrics_enabled: true,
             metrics_auth: false,
             cors: None,

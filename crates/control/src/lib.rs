@@ -15,6 +15,7 @@
 
 mod api;
 mod app;
+mod audit;
 pub mod auth;
 mod config;
 mod dialer;
@@ -31,7 +32,10 @@ mod wait;
 
 pub use aether_placement::Strategy;
 pub use api::openapi;
-pub use config::{ConfigError, ControlConfig, CorsConfig, Deadlines, Limits, NodeTimings, RateShares, TlsConfig};
+pub use audit::AuditKeyError;
+pub use config::{
+    AuditConfig, ConfigError, ControlConfig, CorsConfig, Deadlines, Limits, NodeTimings, RateShares, TlsConfig,
+};
 pub use dialer::{DataDialer, DialError};
 pub use problem::ApiError;
 pub use reload::{Reload, Reloader};
@@ -52,6 +56,7 @@ pub struct Control {
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
     pepper: auth::Pepper,
+    audit: audit::Seal,
     tls: server::LiveTls,
     places: server::Places,
     sessions: NodeSessions,
@@ -67,6 +72,8 @@ pub enum ControlError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Pepper(#[from] auth::PepperError),
+    #[error(transparent)]
+    AuditKey(#[from] AuditKeyError),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error(transparent)]
@@ -88,6 +95,7 @@ impl Control {
             tracing::warn!("{warning}");
         }
         let pepper = auth::Pepper::load_or_create(&cfg.pepper_path, rng.as_ref())?;
+        let audit = audit::Seal::open(&cfg.audit, rng.as_ref())?;
         let tls = cfg.tls.as_ref().map(server::tls_acceptor).transpose()?;
         store.ping().await?;
         telemetry::install();
@@ -97,7 +105,7 @@ impl Control {
         let opened = CancellationToken::new();
         opened.cancel();
         let (cfg, tls) = (Live::new(cfg), Live::new(tls));
-        Ok(Self { cfg, store, clock, rng, pepper, tls, places, sessions, channels, opened })
+        Ok(Self { cfg, store, clock, rng, pepper, audit, tls, places, sessions, channels, opened })
     }
 
     /// Serves what the store knows while this process still opens its node;
@@ -129,7 +137,8 @@ impl Control {
         shutdown: CancellationToken,
     ) -> Result<(), ControlError> {
         let app = app::App::new(&self, dialer, shutdown.child_token());
-        let scheduler = scheduler::Scheduler::new(&self.cfg, self.store.clone(), self.clock.clone());
+        let keeper = audit::Keeper::new(&self.cfg, self.store.clone(), self.clock.clone(), self.audit.clone());
+        let scheduler = scheduler::Scheduler::new(&self.cfg, self.store.clone(), self.clock.clone(), keeper);
         let (opened, stop) = (self.opened.clone(), shutdown.child_token());
         let scheduler = tokio::spawn(async move {
             if stop.run_until_cancelled(opened.cancelled()).await.is_some() {

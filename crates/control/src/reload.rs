@@ -48,6 +48,8 @@ impl Reloader {
         cfg.rates = new.rates;
         cfg.schedule_interval = new.schedule_interval;
         cfg.strategy = new.strategy;
+        cfg.audit.digest_interval = new.audit.digest_interval;
+        cfg.audit.retention_days = new.audit.retention_days;
         if let (Some(cors), Some(new)) = (&mut cfg.cors, new.cors) {
             *cors = new;
         }

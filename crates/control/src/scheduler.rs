@@ -5,12 +5,15 @@
 //! standby ──(no live leader)──► leading ──(fenced by a newer epoch)──► standby
 //! ```
 //!
+//! Beside it the audit log's keeper works under the same epoch.
+//!
 //! Policy is `aether-placement`'s; the epoch in each write makes a stale
 //! leader harmless. Changes in the store wake it, the interval is a fallback.
 
 mod pace;
 mod queue;
 
+use crate::audit::Keeper;
 use crate::config::ControlConfig;
 use crate::telemetry;
 use aether_core::api::NodeAmounts;
@@ -46,12 +49,14 @@ pub(crate) struct Scheduler {
     /// For the interval and the strategy, which a reload may change.
     cfg: Live<ControlConfig>,
     lease: Duration,
+    /// Works for the audit log while this server leads.
+    keeper: Keeper,
 }
 
 impl Scheduler {
-    pub(crate) fn new(live: &Live<ControlConfig>, store: Store, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(live: &Live<ControlConfig>, store: Store, clock: Arc<dyn Clock>, keeper: Keeper) -> Self {
         let cfg = live.get();
-        Self { store, clock, server_id: cfg.server_id.clone(), cfg: live.clone(), lease: cfg.node.lease }
+        Self { store, clock, server_id: cfg.server_id.clone(), cfg: live.clone(), lease: cfg.node.lease, keeper }
     }
 
     pub(crate) async fn run(self, shutdown: CancellationToken) {
@@ -60,7 +65,10 @@ impl Scheduler {
                 match self.campaign().await {
                     Ok(Some(epoch)) => {
                         tracing::info!(epoch = epoch.value(), "leading");
-                        let ended = self.lead(&epoch).await;
+                        let ended = tokio::select! {
+                            ended = self.lead(&epoch) => ended,
+                            ended = self.keeper.run(&epoch) => ended,
+                        };
                         tracing::info!(epoch = epoch.value(), reason = %ended, "leading no more");
                     }
                     Ok(None) => {}

@@ -1,6 +1,7 @@
 //! The documents of the HTTP API, shared by the server and the CLI.
 //! Requests refuse unknown fields; answers may grow.
 
+mod audit;
 mod bulk;
 mod event;
 #[cfg(test)]
@@ -9,6 +10,7 @@ mod system;
 mod tenant;
 mod update;
 
+pub use audit::AuditRecord;
 pub use bulk::{BULK_MOST, BulkCreate, BulkCreateResult, BulkCreated, BulkDelete, BulkDeleteResult, BulkDeleted};
 pub use event::{EventInfo, EventPage};
 pub use system::{DiskUsage, PruneRequest, Pruned, TagRequest, UsageRow};

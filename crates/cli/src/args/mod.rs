@@ -2,6 +2,7 @@
 //! here acts; `commands` does.
 
 mod agent;
+mod audit;
 mod events;
 mod forward;
 mod health;
@@ -18,6 +19,7 @@ pub(crate) use agent::{
     AgentCommand, CopyArgs, CreateArgs, DestroyArgs, ExecArgs, ListArgs, LogsArgs, Recovery, Restart, StartArgs,
     StopArgs,
 };
+pub(crate) use audit::{AuditCommand, AuditExportArgs, AuditFilterArgs, AuditListArgs, AuditTailArgs, AuditVerifyArgs};
 pub(crate) use events::{EventsArgs, WaitArgs, WaitFor};
 pub(crate) use forward::PortForwardArgs;
 pub(crate) use housekeeping::{ImagePruneArgs, SystemCommand, SystemPruneArgs, TagArgs};
@@ -173,6 +175,9 @@ pub(crate) enum Command {
     /// Look at and set what tenants may have
     #[command(subcommand)]
     Quota(QuotaCommand),
+    /// Read, export and verify the audit log
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Look at the machines that run sandboxes
     #[command(subcommand)]
     Node(NodeCommand),

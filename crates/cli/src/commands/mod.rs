@@ -2,6 +2,8 @@
 //! knows anything that the server does not, so they work from any terminal.
 
 mod agent;
+mod audit;
+mod audit_verify;
 mod copy;
 mod events;
 mod exec;
@@ -23,6 +25,7 @@ mod update;
 mod version;
 mod wait;
 
+pub(crate) use audit_verify::audit_verify;
 pub(crate) use login::{login, logout, profile};
 pub(crate) use version::version;
 
@@ -126,6 +129,7 @@ pub(crate) async fn dispatch(context: &Context, command: Command) -> Result<u8, 
             QuotaCommand::List => tenant::quota_list(context).await,
             QuotaCommand::Set(args) => tenant::quota_set(context, args).await,
         },
+        Command::Audit(command) => audit::audit(context, command).await,
         Command::Node(NodeCommand::List) => node::list(context).await,
         Command::Server(_)
         | Command::Migrate(_)

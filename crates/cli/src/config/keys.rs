@@ -183,6 +183,17 @@ settings! {
         node_lease: Duration = "6s" in "20ms" to "24h", Restart;
     }
 
+    /// The audit log's proofs and its retention.
+    audit: AuditSettings {
+        /// The file that signed digests are appended to, outside of the database; empty: `audit-anchor.jsonl` in
+        /// `server.state_dir`. It proves most where the server's own user cannot rewrite it.
+        anchor_path: Option<PathBuf> = "", Restart;
+        /// How often a tenant's chain is signed and anchored, where it grew.
+        digest_interval: Duration = "1m" in "1s" to "24h", Live;
+        /// Days that records are kept; 0: for ever. What is removed leaves a signed digest behind.
+        retention: u32 = "0" in "0" to "36500", Live;
+    }
+
     /// Logs and metrics.
     observability: ObservabilitySettings {
         /// error, warn, info, debug or trace.

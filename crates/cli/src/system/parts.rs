@@ -3,7 +3,9 @@
 use super::folders;
 use crate::config::{AccelKind, Config, Listen, StrategyKind};
 use crate::error::CliError;
-use aether_control::{ControlConfig, CorsConfig, Deadlines, Limits, NodeTimings, RateShares, Strategy, TlsConfig};
+use aether_control::{
+    AuditConfig, ControlConfig, CorsConfig, Deadlines, Limits, NodeTimings, RateShares, Strategy, TlsConfig,
+};
 use aether_core::Secret;
 use aether_node::NodeConfig;
 use aether_node::engine::qemu::{Accel, DiskRate, QemuConfig};
@@ -168,6 +170,12 @@ pub(super) fn control(config: &Config) -> Result<ControlConfig, CliError> {
         StrategyKind::Spread => Strategy::Spread,
         StrategyKind::BestFit => Strategy::BestFit,
     };
+    options.audit = AuditConfig::in_dir(&server.state_dir);
+    if let Some(path) = &config.audit.anchor_path {
+        options.audit.anchor_path.clone_from(path);
+    }
+    options.audit.digest_interval = config.audit.digest_interval;
+    options.audit.retention_days = config.audit.retention;
     options.commit = crate::version::COMMIT.to_owned();
     options.store_dir = is_embedded(config).then(|| server.state_dir.clone());
     Ok(options)

@@ -78,7 +78,16 @@ fn every_key_changes_what_a_part_is_started_with() {
 const OPTIONS: &[(&str, &[&str], &str)] = &[
     (
         "control/src/config.rs",
-        &["ControlConfig", "TlsConfig", "CorsConfig", "Deadlines", "Limits", "RateShares", "NodeTimings"],
+        &[
+            "ControlConfig",
+            "TlsConfig",
+            "CorsConfig",
+            "Deadlines",
+            "Limits",
+            "RateShares",
+            "NodeTimings",
+            "AuditConfig",
+        ],
         "control/src",
     ),
     ("node/src/config.rs", &["NodeConfig", "CapacityOverrides"], "node/src"),

@@ -65,6 +65,12 @@ fn answers() -> Vec<(&'static str, String)> {
     let events = json!({ "data": [{ "id": "0-1", "time": "2026-01-02T03:04:05.678Z", "kind": "agent.observed",
         "agent_id": "agtc0aaaaaaaaaaaaaaaa", "agent_name": "web", "version": 2, "generation": 1,
         "data": { "from": "creating", "to": "running" } }], "next": "0-1", "more": false });
+    let audit = json!({ "data": [
+        { "id": 8, "time": "2026-01-02T03:04:05.678Z", "actor": "keyc0a", "action": "delete", "resource": "agent",
+          "resource_id": "agtc0aaaaaaaaaaaaaaaa", "result": "success", "address": "192.0.2.7", "details": {}, "position": 3 },
+        { "id": 7, "time": "2026-01-02T03:04:05.000Z", "actor": "local:0", "action": "audit:read", "resource": "route",
+          "result": "denied", "details": {} },
+    ], "page": 1, "per_page": 100, "total": 2 });
     let usage = json!({ "images": { "count": 2, "active": 1, "bytes": 300_000_000, "reclaimable_bytes": 100_000_000 },
         "agents": { "count": 1, "active": 1, "bytes": 5_000_000, "reclaimable_bytes": 0 } });
     let stats = json!({ "cpu_usage_percent": 12.34, "cpu_usage_us": 1_500_000, "cpu_count": 2,
@@ -76,6 +82,7 @@ fn answers() -> Vec<(&'static str, String)> {
         ("/v1/agents/web/stats", stats.to_string()),
         ("/v1/agents?", page.to_string()),
         ("/v1/events", events.to_string()),
+        ("/v1/audit?", audit.to_string()),
         ("/v1/system/df", usage.to_string()),
     ]
 }
@@ -115,6 +122,10 @@ fn in_a_pipe_every_cell_is_whole_and_nothing_is_coloured() {
                  images   2       1        300 MB    100 MB\n\
                  agents   1       1        5.00 MB   0 B\n";
     assert_eq!(plain(dir.path(), &server, &["system", "df"]).stdout, usage);
+    let audit = "ID   TIME                       ACTOR     ACTION       RESOURCE                      RESULT    ADDRESS     POSITION\n\
+                 8    2026-01-02T03:04:05.678Z   keyc0a    delete       agent agtc0aaaaaaaaaaaaaaaa   success   192.0.2.7   3\n\
+                 7    2026-01-02T03:04:05.000Z   local:0   audit:read   route                         denied                -\n";
+    assert_eq!(plain(dir.path(), &server, &["audit", "list"]).stdout, audit);
     let stats = "CPU:          12.3 % of 2 CPUs, 1.5 s in all\n\
                  Memory:       100 MB of 256 MB\n\
                  Disk:         5.00 MB of 10.0 GB\n\

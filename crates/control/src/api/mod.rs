@@ -9,6 +9,8 @@
 //! ```
 
 mod agents;
+mod audit;
+mod audit_export;
 mod bulk;
 mod document;
 mod envelope;

@@ -3,8 +3,8 @@
 //! saying both.
 
 use super::{
-    agents, bulk, events, exec, exec_stream, files, images, keys, logs, ports, quotas, system, tenants, update, usage,
-    wishes,
+    agents, audit, audit_export, bulk, events, exec, exec_stream, files, images, keys, logs, ports, quotas, system,
+    tenants, update, usage, wishes,
 };
 use crate::app::App;
 use crate::rates::Class;
@@ -118,6 +118,8 @@ pub(crate) fn table() -> Vec<Entry> {
         entry(Needs(P::AgentExec), Stream, routes!(files::put)),
         entry(Needs(P::AgentExec), Short, routes!(files::delete)),
         entry(Needs(P::AgentRead), Stream, routes!(events::events)),
+        entry(Needs(P::AuditRead), Short, routes!(audit::list)),
+        entry(Needs(P::AuditRead), Stream, routes!(audit_export::export)),
         entry(Needs(P::AgentExec), Stream, routes!(ports::forward)),
         entry(Needs(P::AgentRead), Short, routes!(usage::df)),
         entry(Needs(P::AgentRead), Short, routes!(images::list)),

@@ -3,6 +3,7 @@
 
 mod abuse;
 mod agents;
+mod audit;
 mod auth;
 mod docs;
 mod events;

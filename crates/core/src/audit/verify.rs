@@ -17,6 +17,9 @@ const WINDOW: usize = 4096;
 /// later from a second one.
 const GAPS: usize = 4096;
 
+/// The store's numbers end here.
+const MOST: u64 = i64::MAX as u64;
+
 /// A digest and where it stands.
 struct Signed {
     digest: Digest,
@@ -161,6 +164,9 @@ impl Verifier {
             let why = format!("the format {} is not known", begin.version);
             self.here(None, Fault::Unreadable { why });
         }
+        if begin.from > MOST {
+            return self.here(None, Fault::Unreadable { why: "no chain is as long".into() });
+        }
         self.tenant.clone_from(&begin.tenant);
         self.part = Part::Digests;
         self.head = begin.prev;
@@ -265,6 +271,9 @@ impl Verifier {
             self.here(Some(record), Fault::OtherTenant);
         }
         match (record.position, record.prev, record.hash) {
+            (Some(position), ..) if position > MOST => {
+                self.here(Some(record), Fault::Unreadable { why: "no chain is as long".into() });
+            }
             (Some(position), Some(prev), Some(hash)) => self.linked(record, position, prev, hash),
             (None, None, None) => self.unlinked(record),
             _ => {

@@ -92,42 +92,54 @@ async fn write(
 /// All that match, counted to here.
 const COUNTED: u32 = 10_000;
 
-pub(crate) async fn page(tx: &mut dyn Tx, of: &AuditOf, filter: &AuditFilter) -> Result<AuditPage, StoreError> {
-    let (mut values, mut sql) = match of {
-        AuditOf::Tenant(scope) => (params![scope.tenant().as_str()], "a.tenant_id = $1".to_owned()),
-        AuditOf::Platform => (Vec::new(), "a.tenant_id IS NULL".to_owned()),
-    };
-    let mut and = |sql: &mut String, condition: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            values.push(value);
-            sql.push_str(&format!(" AND {condition} ${}", values.len()));
+/// Conditions with their parameters.
+#[derive(Clone)]
+struct Where {
+    sql: String,
+    values: Vec<Value>,
+}
+
+impl Where {
+    fn of(of: &AuditOf, filter: &AuditFilter) -> Self {
+        let mut w = match of {
+            AuditOf::Tenant(s) => Self { sql: "a.tenant_id = $1".to_owned(), values: params![s.tenant().as_str()] },
+            AuditOf::Platform => Self { sql: "a.tenant_id IS NULL".to_owned(), values: Vec::new() },
+        };
+        for (condition, value) in [
+            ("a.actor =", &filter.actor),
+            ("a.action =", &filter.action),
+            ("a.resource =", &filter.resource),
+            ("a.resource_id =", &filter.resource_id),
+            ("a.result =", &filter.result),
+        ] {
+            w.and(condition, value.as_deref().map(Value::from));
         }
-    };
-    for (condition, value) in [
-        ("a.actor =", &filter.actor),
-        ("a.action =", &filter.action),
-        ("a.resource =", &filter.resource),
-        ("a.resource_id =", &filter.resource_id),
-        ("a.result =", &filter.result),
-    ] {
-        and(&mut sql, condition, value.as_deref().map(Value::from));
+        w.and("a.at_ms >=", filter.since.map(Value::from));
+        w.and("a.at_ms <", filter.until.map(Value::from));
+        w
     }
-    and(&mut sql, "a.at_ms >=", filter.since.map(Value::from));
-    and(&mut sql, "a.at_ms <", filter.until.map(Value::from));
-    let matching = sql.clone();
-    let counted = values.len();
-    let mut and = |sql: &mut String, condition: &str, value: Option<Value>| {
+
+    fn and(&mut self, condition: &str, value: Option<Value>) {
         if let Some(value) = value {
-            values.push(value);
-            sql.push_str(&format!(" AND {condition} ${}", values.len()));
+            let place = self.push(value);
+            self.sql.push_str(&format!(" AND {condition} {place}"));
         }
-    };
-    and(&mut sql, "a.seq <", filter.before.map(Value::from));
-    and(&mut sql, "c.position >", filter.after.map(Value::from));
-    // One more than asked: whether there is more.
+    }
+
+    fn push(&mut self, value: Value) -> String {
+        self.values.push(value);
+        format!("${}", self.values.len())
+    }
+}
+
+pub(crate) async fn page(tx: &mut dyn Tx, of: &AuditOf, filter: &AuditFilter) -> Result<AuditPage, StoreError> {
+    let mut w = Where::of(of, filter);
+    let mut counted = w.clone();
+    w.and("a.seq <", filter.before.map(Value::from));
+    w.and("c.position >", filter.after.map(Value::from));
     let limit = filter.limit.clamp(1, MAX_LIMIT);
-    let mut of_count: Vec<Value> = values[..counted].to_vec();
-    values.push(Value::from(limit + 1));
+    // One more than asked: whether there is more.
+    let most = w.push(Value::from(limit + 1));
     // By position the chain leads, so that a follower reads what is new alone.
     let (join, order) = match filter.after {
         Some(_) => ("JOIN", "c.chain, c.position"),
@@ -139,18 +151,18 @@ pub(crate) async fn page(tx: &mut dyn Tx, of: &AuditOf, filter: &AuditFilter) ->
     };
     let rows = format!(
         "SELECT {FIELDS}, c.position, c.hash FROM audit_logs a {join} audit_chain c ON c.seq = a.seq AND {own}
-         WHERE {sql} ORDER BY {order} LIMIT ${}",
-        values.len()
+         WHERE {} ORDER BY {order} LIMIT {most}",
+        w.sql
     );
-    let mut rows = tx.query(&rows, values).await?.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+    let mut rows = tx.query(&rows, w.values).await?.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
     let more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
-    of_count.push(Value::from(COUNTED));
+    let most = counted.push(Value::from(COUNTED));
     let count = format!(
-        "SELECT count(*) AS n FROM (SELECT 1 FROM audit_logs a WHERE {matching} LIMIT ${}) AS matching",
-        of_count.len()
+        "SELECT count(*) AS n FROM (SELECT 1 FROM audit_logs a WHERE {} LIMIT {most}) AS matching",
+        counted.sql
     );
-    let total = query_one(tx, &count, of_count).await?.map_or(Ok(0), |row| row.uint("n"))?;
+    let total = query_one(tx, &count, counted.values).await?.map_or(Ok(0), |row| row.uint("n"))?;
     Ok(AuditPage { rows, total, more })
 }
 

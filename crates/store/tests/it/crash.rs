@@ -2,9 +2,12 @@
 //! child is this test binary again, told by its environment.
 
 use crate::fixture::{Fixture, new_agent, scope, seal};
+use aether_core::audit::genesis;
 use aether_core::source::{OsRng, SystemClock};
 use aether_core::{AgentId, Secret};
+use aether_counted::Counted;
 use aether_store::*;
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -26,6 +29,14 @@ async fn child_writer() {
         _ => return,
     };
     let store = open(config).await;
+    let sealer = store.clone();
+    tokio::spawn(async move {
+        let epoch = sealer.take_leadership("child").await.expect("leads");
+        // Until the next one takes over.
+        while sealer.audit_link(&epoch).await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+        }
+    });
     let writers: Vec<_> = (0..4)
         .map(|w| {
             let store = store.clone();
@@ -69,6 +80,8 @@ fn write_until_killed(key: &str, value: &str, answers: usize) -> Vec<AgentId> {
 
 async fn loses_nothing(fx: &Fixture, key: &'static str, value: String) {
     fx.store.close().await;
+    let mut counted = Counted::new("audit", 29, "records of killed writers and sealers", 0);
+    let mut all = Vec::new();
     for round in 0..5 {
         let value = value.clone();
         let writing = tokio::task::spawn_blocking(move || write_until_killed(key, &value, 20 + 17 * round));
@@ -80,7 +93,45 @@ async fn loses_nothing(fx: &Fixture, key: &'static str, value: String) {
         // The store goes on where the other was cut off.
         store.create_agent(&scope(), new_agent(&format!("after-{round}"))).await.expect("creates");
         store.close().await;
+        all.extend(acknowledged);
+        counted.faults += 1;
     }
+    counted.n = all.len() as u64;
+    each_is_recorded_once(fx, &all).await;
+}
+
+/// Every acknowledged create has one record, and all of them are one chain.
+async fn each_is_recorded_once(fx: &Fixture, acknowledged: &[AgentId]) {
+    let store = open(fx.config.clone()).await;
+    let (epoch, of) = (store.take_leadership("parent").await.expect("leads"), AuditOf::Tenant(scope()));
+    let (mut created, mut prev, mut position) = (BTreeMap::<String, u32>::new(), genesis(Some("default")), 0);
+    let mut waited = 0;
+    loop {
+        while store.audit_link(&epoch).await.expect("links") > 0 {}
+        let page = store.audit_export(&of, position, 0, 500).await.expect("reads");
+        for record in &page.linked {
+            assert_eq!((record.position, record.prev), (Some(position + 1), Some(prev)));
+            position += 1;
+            prev = record.fields().hash(&prev, position);
+            assert_eq!(record.hash, Some(prev));
+            if let ("create", Some(id)) = (record.action.as_str(), &record.resource_id) {
+                *created.entry(id.clone()).or_default() += 1;
+            }
+        }
+        if page.linked.is_empty() && page.unlinked.is_empty() {
+            break;
+        }
+        // On PostgreSQL other tests' transactions hold records back.
+        if page.linked.is_empty() {
+            waited += 1;
+            assert!(waited < 600, "{} records are not linked", page.unlinked.len());
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+    for id in acknowledged {
+        assert_eq!(created.get(id.as_str()), Some(&1), "{id}");
+    }
+    store.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,160 @@
+//! What the leader does for the audit log, until somebody else leads.
+
+use super::Seal;
+use crate::config::ControlConfig;
+use aether_core::audit::{Digest, DigestKind, Head};
+use aether_core::{Clock, Live, TenantId};
+use aether_store::{AuditCut, AuditHead, Epoch, Store, StoreError};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A record is linked within a second of its commit.
+const LOOK: Duration = Duration::from_millis(400);
+/// Chains signed, and digests anchored, in one go.
+const BATCH: u32 = 500;
+const PRUNE_EVERY: Duration = Duration::from_secs(600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+pub(crate) struct Keeper {
+    store: Store,
+    clock: Arc<dyn Clock>,
+    seal: Seal,
+    /// For the interval and the retention, which a reload may change.
+    cfg: Live<ControlConfig>,
+}
+
+impl Keeper {
+    pub(crate) fn new(cfg: &Live<ControlConfig>, store: Store, clock: Arc<dyn Clock>, seal: Seal) -> Self {
+        Self { store, clock, seal, cfg: cfg.clone() }
+    }
+
+    /// Works until somebody else leads; returns the error that said so.
+    pub(crate) async fn run(&self, epoch: &Epoch) -> StoreError {
+        // What the last leader signed may not be in our file.
+        self.anchor().await;
+        let mut digest_from = Instant::now();
+        let mut prune_from = Instant::now();
+        loop {
+            let result = self.turn(epoch, &mut digest_from, &mut prune_from).await;
+            match result {
+                Ok(()) => {}
+                Err(fenced @ StoreError::Fenced { .. }) => return fenced,
+                Err(error) => tracing::warn!(%error, "the audit log was not linked"),
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn turn(&self, epoch: &Epoch, digested: &mut Instant, pruned: &mut Instant) -> Result<(), StoreError> {
+        while self.store.audit_link(epoch).await? > 0 {}
+        if digested.elapsed() >= self.cfg.get().audit.digest_interval {
+            *digested = Instant::now();
+            self.digest(epoch).await?;
+        }
+        let days = self.cfg.get().audit.retention_days;
+        if days > 0 && pruned.elapsed() >= PRUNE_EVERY.min(self.cfg.get().audit.digest_interval * 10) {
+            *pruned = Instant::now();
+            self.prune(epoch, DAY * days).await?;
+        }
+        Ok(())
+    }
+
+    /// Signs every chain that grew.
+    async fn digest(&self, epoch: &Epoch) -> Result<(), StoreError> {
+        loop {
+            let heads = self.store.audit_undigested(BATCH).await?;
+            let last = heads.len() < BATCH as usize;
+            if heads.is_empty() {
+                return Ok(());
+            }
+            let digests = heads.into_iter().map(|head| self.interval(head)).collect();
+            self.store.audit_keep_digests(epoch, digests).await?;
+            self.anchor().await;
+            if last {
+                return Ok(());
+            }
+        }
+    }
+
+    fn interval(&self, head: AuditHead) -> Digest {
+        self.seal.signer.sign(Head {
+            kind: DigestKind::Interval,
+            number: head.digest_number + 1,
+            tenant: head.tenant,
+            from: head.digest_to + 1,
+            to: head.position,
+            unsealed: 0,
+            head: head.hash,
+            tail: None,
+            previous: head.digest_signature,
+            time: self.clock.now(),
+        })
+    }
+
+    /// Brings the anchor file up to the store; whether it is. That it cannot be
+    /// written is said, and tried again at the next digest.
+    async fn anchor(&self) -> bool {
+        loop {
+            let anchor = self.seal.anchor.clone();
+            let appended = async {
+                let last = blocking(move || anchor.last()).await?;
+                let digests = self.store.audit_digests_after(last, BATCH).await.map_err(std::io::Error::other)?;
+                let (anchor, more) = (self.seal.anchor.clone(), digests.len() == BATCH as usize);
+                blocking(move || anchor.append(&digests)).await?;
+                Ok::<bool, std::io::Error>(more)
+            };
+            match appended.await {
+                Ok(true) => {}
+                Ok(false) => return true,
+                Err(error) => {
+                    let path = self.seal.anchor.path().display();
+                    tracing::error!(%error, %path, "audit digests were not anchored");
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// The signed cut is kept and anchored before anything goes.
+    async fn prune(&self, epoch: &Epoch, age: Duration) -> Result<(), StoreError> {
+        let cuts = self.store.audit_cuts(self.clock.now().minus(age)).await?;
+        if cuts.is_empty() {
+            return Ok(());
+        }
+        let tenants: Vec<Option<String>> = cuts.iter().map(|cut| cut.head.tenant.clone()).collect();
+        let digests = cuts.into_iter().map(|cut| self.cut(cut)).collect();
+        self.store.audit_keep_digests(epoch, digests).await?;
+        if !self.anchor().await {
+            return Ok(());
+        }
+        for tenant in tenants {
+            let tenant = tenant.and_then(|t| t.parse::<TenantId>().ok());
+            let records = self.store.audit_prune(epoch, tenant.as_ref()).await?;
+            tracing::info!(records, tenant = tenant.as_ref().map(TenantId::as_str), "audit records were removed");
+        }
+        Ok(())
+    }
+
+    fn cut(&self, cut: AuditCut) -> Digest {
+        self.seal.signer.sign(Head {
+            kind: DigestKind::Cut,
+            number: cut.head.digest_number + 1,
+            tenant: cut.head.tenant,
+            from: cut.head.floor + 1,
+            to: cut.to,
+            unsealed: 0,
+            head: cut.hash,
+            tail: None,
+            previous: cut.head.digest_signature,
+            time: self.clock.now(),
+        })
+    }
+}
+
+/// File work outside of the runtime's threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?
+}
