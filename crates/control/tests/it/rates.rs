@@ -7,7 +7,8 @@ use aether_store::NewTenant;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// A key of an admin of a tenant of this tier.
 async fn admin(server: &Server, tenant: &str, tier: Tier) -> String {
