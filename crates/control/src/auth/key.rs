@@ -36,8 +36,13 @@ impl ApiKey {
         Self(secret)
     }
 
-    /// Reads either spelling; `None` for anything that is not a key of ours.
+    /// Reads either spelling, as it was given out, to the letter; `None` for
+    /// anything that is not a key of ours.
     pub fn parse(text: &str) -> Option<Self> {
+        // A key has two spellings, and scanners for leaked ones look for those.
+        if text.bytes().any(|b| b.is_ascii_uppercase()) {
+            return None;
+        }
         let bytes = if let Some(rest) = text.strip_prefix(PREFIX) {
             (rest.len() == 39).then(|| BASE32_NOPAD.decode(rest.to_ascii_uppercase().as_bytes()).ok())??
         } else {
@@ -169,6 +174,15 @@ mod tests {
             assert_eq!(ApiKey::parse(text).map(|k| k.0), Some(key.0));
         }
         assert!(ours.expose().starts_with(&key.prefix()) && key.prefix().len() < 20);
+    }
+
+    #[test]
+    fn capitals_are_no_key() {
+        let key = ApiKey::generate(&OsRng);
+        for text in [key.text(), key.e2b_text()] {
+            let (prefix, rest) = text.expose().rsplit_once('_').expect("a prefix");
+            assert!(ApiKey::parse(&format!("{prefix}_{}", rest.to_ascii_uppercase())).is_none());
+        }
     }
 
     #[test]

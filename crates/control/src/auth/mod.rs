@@ -106,22 +106,29 @@ fn local(uid: u32, role: Role) -> Principal {
     Principal::new(TenantId::default_tenant(), Credential::LocalUser { uid }, role, None)
 }
 
-/// `Authorization: Bearer …` or `X-API-Key`. Another scheme, or both with
-/// different keys, is a 401.
+/// `Authorization: Bearer …` or `X-API-Key`. Another scheme, a header that
+/// comes twice, or both with different keys, is a 401: a proxy before this
+/// server may have looked at another of them.
 fn presented_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    let text = |value: &http::HeaderValue| value.to_str().map(str::to_owned).map_err(|_| ApiError::unauthorized());
-    let bearer = match headers.get(AUTHORIZATION) {
+    let once = |name: &str| {
+        let mut values = headers.get_all(name).iter();
+        let first = values.next();
+        if values.next().is_some() {
+            return Err(ApiError::unauthorized());
+        }
+        first.map(|value| value.to_str().map(str::to_owned)).transpose().map_err(|_| ApiError::unauthorized())
+    };
+    let bearer = match once(AUTHORIZATION.as_str())? {
         None => None,
         Some(value) => {
-            let value = text(value)?;
             let (scheme, rest) = value.split_once(' ').ok_or_else(ApiError::unauthorized)?;
             if !scheme.eq_ignore_ascii_case("bearer") {
                 return Err(ApiError::unauthorized());
             }
-            Some(rest.trim().to_owned())
+            Some(rest.trim_matches(' ').to_owned())
         }
     };
-    let header = headers.get("x-api-key").map(text).transpose()?;
+    let header = once("x-api-key")?;
     match (bearer, header) {
         (Some(a), Some(b)) if a != b => Err(ApiError::unauthorized()),
         (a, b) => Ok(a.or(b)),
@@ -145,7 +152,11 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs.iter().map(|(k, v)| (http::HeaderName::from_static(k), v.parse().expect("value"))).collect()
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(*name, value.parse().expect("value"));
+        }
+        map
     }
 
     #[test]
@@ -159,6 +170,11 @@ mod tests {
         assert_eq!(found(&[("authorization", "Bearer k"), ("x-api-key", "l")]), Err(()));
         assert_eq!(found(&[("authorization", "Basic aGk6aG8=")]), Err(()));
         assert_eq!(found(&[("authorization", "k")]), Err(()));
+        assert_eq!(found(&[("authorization", "Bearer \tk")]), Ok(Some("\tk".into())), "which no key is");
+        for name in ["authorization", "x-api-key"] {
+            assert_eq!(found(&[(name, "Bearer k"), (name, "Bearer l")]), Err(()), "{name} twice");
+            assert_eq!(found(&[(name, "Bearer k"), (name, "Bearer k")]), Err(()), "{name} twice, the same");
+        }
     }
 
     #[test]
