@@ -123,6 +123,10 @@ audit: test-deps ## 1,000 tampered audit logs and the speed of the verifier (a m
 	AETHER_TAMPERS=1000 AETHER_VERIFIED=200000 AETHER_RESULTS=$(abspath results) \
 	  cargo test --release -p aether-core -- --nocapture audit::tamper_tests
 
+.PHONY: matrix
+matrix: test-deps ## Every operation by every role, forged API keys, 1,000 revocations (about a minute); results/matrix.jsonl
+	AETHER_REVOCATIONS=1000 AETHER_RESULTS=$(abspath results) cargo test -p aether-control --test it -- --nocapture matrix::
+
 .PHONY: http-abuse
 http-abuse: test-deps ## 10,000 hostile requests and 5,000 connections, an honest client beside them (about 5 minutes); results/http.jsonl
 	AETHER_ABUSE_REQUESTS=10000 AETHER_ABUSE_CONNECTIONS=5000 AETHER_RESULTS=$(abspath results) \

@@ -13,6 +13,7 @@ mod harness;
 mod http_limits;
 mod idempotency;
 mod images;
+mod matrix;
 mod node;
 mod ports;
 mod rates;

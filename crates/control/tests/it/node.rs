@@ -14,6 +14,7 @@ use aether_proto::node::*;
 use aether_proto::pipe::{Connector, pipe};
 use bytes::Bytes;
 use futures::Stream;
+use sha2::Digest;
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -46,7 +47,8 @@ struct State {
     written: Mutex<BTreeMap<String, u64>>,
     env_seen: Mutex<BTreeMap<String, BTreeMap<String, String>>>,
     log: Notify,
-    images: Mutex<BTreeMap<String, Image>>,
+    /// By tenant and name.
+    images: Mutex<BTreeMap<(String, String), Image>>,
     desired_sets: Mutex<Vec<(bool, Vec<String>)>>,
 }
 
@@ -158,8 +160,8 @@ impl FakeNode {
         self.0.stdin.lock().expect("lock").get(exec_id).cloned().unwrap_or_default()
     }
 
-    fn is_home(&self, attach: &ExecAttach) -> bool {
-        self.0.homes.lock().expect("lock").get(&attach.exec_id) == Some(&attach.agent_id)
+    fn is_home(&self, agent_id: &str, exec_id: &str) -> bool {
+        self.0.homes.lock().expect("lock").get(exec_id).is_some_and(|home| home == agent_id)
     }
 
     /// What an attached client sees of an exec that was started before.
@@ -374,7 +376,7 @@ impl NodeData for FakeNode {
                 });
                 tokio::spawn(self.clone().program(start, program_input, out));
             }
-            Some(In::Attach(attach)) if self.is_home(&attach) => {
+            Some(In::Attach(attach)) if self.is_home(&attach.agent_id, &attach.exec_id) => {
                 let (node, exec_id) = (self.clone(), attach.exec_id.clone());
                 tokio::spawn(async move {
                     while let Ok(Some(message)) = input.message().await {
@@ -390,16 +392,18 @@ impl NodeData for FakeNode {
         Ok(Response::new(reply(answers)))
     }
 
-    async fn exec_list(&self, _: Request<ExecListRequest>) -> Result<Response<ExecListResponse>, Status> {
-        let runs = self.0.runs.lock().expect("lock");
+    async fn exec_list(&self, request: Request<ExecListRequest>) -> Result<Response<ExecListResponse>, Status> {
+        let agent = request.into_inner().agent_id;
+        let homes = self.0.homes.lock().expect("lock");
+        let at_home = homes.iter().filter(|(_, home)| **home == agent);
         let execs =
-            runs.keys().map(|id| ExecInfo { exec_id: id.clone(), state: "exited".into(), ..ExecInfo::default() });
+            at_home.map(|(id, _)| ExecInfo { exec_id: id.clone(), state: "exited".into(), ..ExecInfo::default() });
         Ok(Response::new(ExecListResponse { execs: execs.collect() }))
     }
 
     async fn exec_get(&self, request: Request<ExecGetRequest>) -> Result<Response<ExecGetResponse>, Status> {
         let request = request.into_inner();
-        if self.runs(&request.exec_id) == 0 {
+        if !self.is_home(&request.agent_id, &request.exec_id) {
             return Err(Status::not_found("no such exec"));
         }
         let output = ExecOutput { stream: 2, data: Bytes::from_static(b"late"), offset: request.offset };
@@ -413,7 +417,7 @@ impl NodeData for FakeNode {
 
     async fn exec_signal(&self, request: Request<ExecSignalRequest>) -> Result<Response<Empty>, Status> {
         let request = request.into_inner();
-        if self.runs(&request.exec_id) == 0 {
+        if !self.is_home(&request.agent_id, &request.exec_id) {
             return Err(Status::not_found("no such exec"));
         }
         let signal = self.signal_of(&request.exec_id);
@@ -556,9 +560,8 @@ impl NodeData for FakeNode {
         if request.reference.contains("cut") {
             out.send(Err(Status::unavailable("registry 10.1.2.3 is down"))).await.expect("room");
         } else {
-            out.send(Ok(ImageProgress { image: Some(self.image(&request.reference)), ..step("done") }))
-                .await
-                .expect("room");
+            let image = Some(self.image(&request.tenant_id, &request.reference));
+            out.send(Ok(ImageProgress { image, ..step("done") })).await.expect("room");
         }
         Ok(Response::new(reply(steps)))
     }
@@ -593,7 +596,7 @@ impl NodeData for FakeNode {
                     Err(_) => return,
                 }
             }
-            let image = node.image(&begin.name);
+            let image = node.image(&begin.tenant_id, &begin.name);
             let done = ImageProgress {
                 phase: "done".into(),
                 done_bytes: total,
@@ -605,43 +608,43 @@ impl NodeData for FakeNode {
         Ok(Response::new(reply(steps)))
     }
 
-    async fn image_list(&self, _: Request<ImageListRequest>) -> Result<Response<ImageListResponse>, Status> {
-        Ok(Response::new(ImageListResponse { images: self.0.images.lock().expect("lock").values().cloned().collect() }))
+    async fn image_list(&self, request: Request<ImageListRequest>) -> Result<Response<ImageListResponse>, Status> {
+        let images = self.images_of(&request.into_inner().tenant_id);
+        Ok(Response::new(ImageListResponse { images: images.into_iter().map(|(_, image)| image).collect() }))
     }
 
     async fn image_get(&self, request: Request<ImageGetRequest>) -> Result<Response<Image>, Status> {
-        let name = request.into_inner().name_or_digest;
-        let images = self.0.images.lock().expect("lock");
-        images.get(&name).cloned().map(Response::new).ok_or_else(|| Status::not_found("no such image"))
+        let request = request.into_inner();
+        self.found(&request.tenant_id, &request.name_or_digest).map(Response::new)
     }
 
     async fn image_remove(&self, request: Request<ImageGetRequest>) -> Result<Response<Empty>, Status> {
-        let name = request.into_inner().name_or_digest;
+        let ImageGetRequest { tenant_id, name_or_digest: name } = request.into_inner();
         if name == "busy" {
             return Err(Status::failed_precondition("an agent uses the image"));
         }
-        let removed = self.0.images.lock().expect("lock").remove(&name);
-        removed.map(|_| Response::new(Empty {})).ok_or_else(|| Status::not_found("no such image"))
+        self.found(&tenant_id, &name)?;
+        let mut images = self.0.images.lock().expect("lock");
+        images.retain(|(tenant, known), image| *tenant != tenant_id || (*known != name && image.digest != name));
+        Ok(Response::new(Empty {}))
     }
 
     async fn image_tag(&self, request: Request<ImageTagRequest>) -> Result<Response<Image>, Status> {
         let request = request.into_inner();
-        let mut images = self.0.images.lock().expect("lock");
-        let image = images.get(&request.source).cloned().ok_or_else(|| Status::not_found("no such image"))?;
+        let image = self.found(&request.tenant_id, &request.source)?;
         let image = Image { names: vec![request.source, request.name.clone()], ..image };
-        images.insert(request.name, image.clone());
+        self.0.images.lock().expect("lock").insert((request.tenant_id, request.name), image.clone());
         Ok(Response::new(image))
     }
 
     async fn image_prune(&self, request: Request<ImagePruneRequest>) -> Result<Response<ImagePruneResponse>, Status> {
         let request = request.into_inner();
-        let mut images = self.0.images.lock().expect("lock");
         if request.age_ms > 0 {
             return Ok(Response::new(ImagePruneResponse::default()));
         }
-        let unused = images.values().cloned().collect();
+        let unused = self.images_of(&request.tenant_id).into_iter().map(|(_, image)| image).collect();
         if !request.dry_run {
-            images.clear();
+            self.0.images.lock().expect("lock").retain(|(tenant, _), _| *tenant != request.tenant_id);
         }
         Ok(Response::new(ImagePruneResponse { images: unused, freed_bytes: 1000 }))
     }
@@ -681,15 +684,32 @@ impl NodeData for FakeNode {
 }
 
 impl FakeNode {
-    fn image(&self, name: &str) -> Image {
+    /// A new image of the tenant's, with one digest for all that it has.
+    fn image(&self, tenant: &str, name: &str) -> Image {
+        let digest = match tenant {
+            "default" => "a".repeat(64),
+            other => hex::encode(sha2::Sha256::digest(other)),
+        };
         let image = Image {
-            digest: format!("sha256:{}", "a".repeat(64)),
+            digest: format!("sha256:{digest}"),
             names: vec![name.to_owned()],
             state: "ready".into(),
             config_json: Bytes::from_static(b"{\"Env\":[\"A=b\"]}"),
             ..Image::default()
         };
-        self.0.images.lock().expect("lock").insert(name.to_owned(), image.clone());
+        self.0.images.lock().expect("lock").insert((tenant.to_owned(), name.to_owned()), image.clone());
         image
+    }
+
+    fn images_of(&self, tenant: &str) -> Vec<(String, Image)> {
+        let images = self.0.images.lock().expect("lock");
+        images.iter().filter(|((of, _), _)| of == tenant).map(|((_, name), i)| (name.clone(), i.clone())).collect()
+    }
+
+    /// By name or digest.
+    fn found(&self, tenant: &str, name: &str) -> Result<Image, Status> {
+        let of_it = |(known, image): &(String, Image)| known == name || image.digest == name;
+        let found = self.images_of(tenant).into_iter().find(of_it);
+        found.map(|(_, image)| image).ok_or_else(|| Status::not_found("no such image"))
     }
 }
