@@ -262,21 +262,31 @@ pub(crate) async fn end_one(tx: &mut dyn Tx, cx: &Context, epoch: &Epoch, id: &T
     }
 }
 
-/// Erases what is left of a tenant whose agents are all gone, a batch at a
-/// time; true: nothing of it is left but its audit records.
+/// What one step of an erasure found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Erasure {
+    /// Agents whose nodes have not confirmed their end.
+    Waits,
+    /// A batch was erased; there may be more.
+    More,
+    /// Nothing is left but the audit records.
+    Done,
+}
+
+/// Erases a batch of what is left of a tenant whose agents are all gone.
 pub(crate) async fn erase_step(
     tx: &mut dyn Tx,
     cx: &Context,
     epoch: &Epoch,
     id: &TenantId,
-) -> Result<bool, StoreError> {
+) -> Result<Erasure, StoreError> {
     super::leadership::check(tx, epoch).await?;
     match find(tx, id).await? {
         Some(row) if row.status == TenantStatus::Deleting => {}
-        _ => return Ok(true),
+        _ => return Ok(Erasure::Done),
     }
     if agents_left(tx, id).await? > 0 {
-        return Ok(false);
+        return Ok(Erasure::Waits);
     }
     let mut erased = 0;
     for sql in [
@@ -288,7 +298,7 @@ pub(crate) async fn erase_step(
         erased += tx.execute(sql, params![id.as_str(), BATCH]).await?;
     }
     if erased > 0 {
-        return Ok(false);
+        return Ok(Erasure::More);
     }
     // Locked last: whoever works for it still is waited for.
     lock(tx, id).await?;
@@ -296,7 +306,7 @@ pub(crate) async fn erase_step(
     tx.execute("DELETE FROM tenants WHERE id = $1", params![id.as_str()]).await?;
     let system = TenantScope::system(id.clone(), "scheduler");
     note(tx, cx, &system, "erase", id, json!({ "keys": keys })).await?;
-    Ok(true)
+    Ok(Erasure::Done)
 }
 
 #[cfg(test)]

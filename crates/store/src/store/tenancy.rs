@@ -3,6 +3,7 @@
 use super::Store;
 use crate::error::StoreError;
 use crate::model::{Epoch, NewTenant, QuotaRow, TenantChange, TenantErasure, TenantRow};
+use crate::ops::tenants::Erasure;
 use crate::ops::{quota, tenants};
 use aether_core::tenant::{Held, Limits, Tier};
 use aether_core::{TenantId, TenantScope};
@@ -58,7 +59,7 @@ impl Store {
     /// What the tenants that are being deleted still need, a bounded part of
     /// it; returns those of which nothing is left.
     pub async fn tend_deletions(&self, epoch: &Epoch) -> Result<Vec<TenantId>, StoreError> {
-        /// In one call, of one tenant.
+        /// Of each kind, in one call, of one tenant.
         const STEPS: usize = 50;
         let mut erased = Vec::new();
         if !self.read((), |tx, _, ()| Box::pin(tenants::any_deleting(tx))).await? {
@@ -73,11 +74,18 @@ impl Store {
                     break;
                 }
             }
-            let gone = self.write((epoch.clone(), id.clone()), |tx, cx, (epoch, id)| {
-                Box::pin(tenants::erase_step(tx, cx, epoch, id))
-            });
-            if gone.await? {
-                erased.push(id);
+            for _ in 0..STEPS {
+                let step = self.write((epoch.clone(), id.clone()), |tx, cx, (epoch, id)| {
+                    Box::pin(tenants::erase_step(tx, cx, epoch, id))
+                });
+                match step.await? {
+                    Erasure::More => {}
+                    Erasure::Waits => break,
+                    Erasure::Done => {
+                        erased.push(id);
+                        break;
+                    }
+                }
             }
         }
         Ok(erased)
