@@ -10,6 +10,7 @@
 //! Policy is `aether-placement`'s; the epoch in each write makes a stale
 //! leader harmless. Changes in the store wake it, the interval is a fallback.
 
+mod erase;
 mod pace;
 mod queue;
 
@@ -68,6 +69,7 @@ impl Scheduler {
                         let ended = tokio::select! {
                             ended = self.lead(&epoch) => ended,
                             ended = self.keeper.run(&epoch) => ended,
+                            ended = erase::run(&self.store, &epoch) => ended,
                         };
                         tracing::info!(epoch = epoch.value(), reason = %ended, "leading no more");
                     }
@@ -167,16 +169,9 @@ impl Scheduler {
                 None => Ok(Vec::new()),
             }
         };
-        let (renewed, recovered, lost, erased) = tokio::join!(
-            self.store.renew_leadership(epoch),
-            self.store.recover_agents(epoch),
-            expire,
-            self.store.tend_deletions(epoch)
-        );
+        let (renewed, recovered, lost) =
+            tokio::join!(self.store.renew_leadership(epoch), self.store.recover_agents(epoch), expire);
         renewed?;
-        for tenant in erased? {
-            tracing::info!(%tenant, "erased");
-        }
         for agent in recovered? {
             tracing::info!(%agent, "its sandbox died: it is started again");
         }

@@ -63,6 +63,8 @@ words! {
     Suspended = "suspended",
     /// Its agents are being ended; then all that is its own is erased.
     Deleting = "deleting",
+    /// Nothing is left but its audit records; its id is nobody else's ever.
+    Erased = "erased",
 }
 
 /// The most that a tenant may have; `None`: no limit but the nodes'.
@@ -106,16 +108,39 @@ pub struct Held {
     pub disk_mb: u64,
 }
 
+/// What a run was begun with, where its agent was made another size since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunSize {
+    pub cpu_millicores: u64,
+    pub memory_mb: u64,
+}
+
+impl RunSize {
+    pub fn of(resources: Resources) -> Self {
+        let r = resources.with_defaults();
+        Self { cpu_millicores: r.cpu_millicores(), memory_mb: r.memory_mb }
+    }
+}
+
 impl Held {
     /// What an agent in this state holds. One that ended keeps its disk, and
     /// its place among the agents; one that is gone holds nothing, and only its
-    /// node's word makes it so.
-    pub fn by(observed: Observed, resources: Resources) -> Self {
+    /// node's word makes it so. One that runs holds what it began with, or what
+    /// it will begin with next, whichever is more.
+    pub fn by(observed: Observed, resources: Resources, run: Option<RunSize>) -> Self {
         let r = resources.with_defaults();
         match observed {
             Observed::Gone => Self::default(),
             Observed::Stopped | Observed::Failed => Self { agents: 1, disk_mb: r.disk_mb, ..Self::default() },
-            _ => Self { agents: 1, cpu_millicores: r.cpu_millicores(), memory_mb: r.memory_mb, disk_mb: r.disk_mb },
+            _ => {
+                let (next, run) = (RunSize::of(r), run.unwrap_or(RunSize::of(r)));
+                Self {
+                    agents: 1,
+                    cpu_millicores: next.cpu_millicores.max(run.cpu_millicores),
+                    memory_mb: next.memory_mb.max(run.memory_mb),
+                    disk_mb: r.disk_mb,
+                }
+            }
         }
     }
 
@@ -230,7 +255,7 @@ mod tests {
 
     #[test]
     fn what_each_state_holds() {
-        let of = |observed| Held::by(observed, resources(2, 512, 0));
+        let of = |observed| Held::by(observed, resources(2, 512, 0), None);
         let all = Held { agents: 1, cpu_millicores: 2000, memory_mb: 512, disk_mb: 10240 };
         for observed in Observed::ALL {
             let held = match observed {
@@ -246,11 +271,14 @@ mod tests {
     fn a_refusal_says_what_is_used_asked_and_allowed() {
         let limits = Tier::Free.limits();
         let used = Held { agents: 5, cpu_millicores: 5000, memory_mb: 2560, disk_mb: 51_200 };
-        let one = Held::by(Observed::Pending, resources(1, 512, 10_240));
+        let one = Held::by(Observed::Pending, resources(1, 512, 10_240), None);
         let excess = limits.excess(used, Held::default(), one).expect("is too much");
         assert_eq!(excess.to_string(), "5 of 5 agents are in use and this asks for 1 more");
         assert!(excess.could_fit());
-        let large = Held::by(Observed::Pending, resources(6, 512, 10_240));
+        let large = Held::by(Observed::Pending, resources(6, 512, 10_240), None);
+        let began = Some(RunSize { cpu_millicores: 9000, memory_mb: 1 });
+        let smaller = Held::by(Observed::Running, resources(6, 512, 0), began);
+        assert_eq!((smaller.cpu_millicores, smaller.memory_mb), (9000, 512), "whichever is more");
         let excess = limits.excess(Held::default(), Held::default(), large).expect("is too much");
         assert_eq!((excess.resource, excess.could_fit()), (Resource::Cpu, false));
         let both = limits.excess(used, Held::default(), large).expect("is too much");

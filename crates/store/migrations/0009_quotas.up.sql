@@ -1,4 +1,4 @@
-ALTER TABLE tenants ADD COLUMN status TEXT NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'suspended', 'deleting'));
+ALTER TABLE tenants ADD COLUMN status TEXT NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'suspended', 'deleting', 'erased'));
 -- JSON object of texts.
 ALTER TABLE tenants ADD COLUMN metadata TEXT NOT NULL DEFAULT '{}';
 -- Whether any amount that agents hold has a limit, so that quota_usage is kept.
@@ -28,5 +28,12 @@ CREATE TABLE quota_usage (
   memory_mb BIGINT NOT NULL CHECK (memory_mb >= 0),
   disk_mb BIGINT NOT NULL CHECK (disk_mb >= 0)
 )/*STRICT*/;
+
+-- What the run that goes on was begun with, where the agent was made another
+-- size since; NULL: the size of its spec.
+ALTER TABLE agents ADD COLUMN run_cpu_millicores BIGINT;
+ALTER TABLE agents ADD COLUMN run_memory_mb BIGINT;
+-- Beside agents_live_by_tenant: all that a tenant has.
+CREATE INDEX agents_ending_by_tenant ON agents (tenant_id) WHERE desired = 'gone';
 
 CREATE INDEX tenants_deleting ON tenants (id) WHERE status = 'deleting';

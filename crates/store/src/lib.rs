@@ -26,4 +26,4 @@ mod tx;
 pub use error::StoreError;
 pub use model::*;
 pub use seal::{SealKey, SealKeyError};
-pub use store::{Store, StoreConfig};
+pub use store::{AUDIT_LINKED_AT_ONCE, Store, StoreConfig};

@@ -6,7 +6,7 @@ pub use tenant::{NewTenant, QuotaRow, TenantChange, TenantErasure, TenantRow};
 
 use aether_core::api::{AgentFailure, NodeAmounts};
 use aether_core::state::{Desired, Observed};
-use aether_core::tenant::TenantStatus;
+use aether_core::tenant::{RunSize, TenantStatus};
 use aether_core::{AgentId, AgentName, AgentSpec, ExecId, KeyId, NodeId, Permission, Role, TenantId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -58,6 +58,9 @@ pub struct AgentRow {
     pub expires_at: Option<Timestamp>,
     pub force: bool,
     pub stop_timeout_ms: Option<u32>,
+    /// What the run that goes on was begun with, where the spec says otherwise
+    /// by now.
+    pub run: Option<RunSize>,
 }
 
 /// What makes a repeated request recognisable.

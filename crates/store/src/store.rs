@@ -10,6 +10,8 @@ mod keyed;
 mod scheduling;
 mod tenancy;
 
+pub use audit_log::AUDIT_LINKED_AT_ONCE;
+
 use crate::error::StoreError;
 use crate::migrate;
 use crate::model::*;

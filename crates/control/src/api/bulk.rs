@@ -78,8 +78,7 @@ fn count(field: &str, count: usize) -> Result<(), ApiError> {
 
 /// One was counted with the request.
 async fn each_counts(app: &App, caller: &Caller, class: Class, items: usize) -> Result<(), ApiError> {
-    app.rates.charge(caller, class, items.saturating_sub(1) as u64).await?;
-    Ok(())
+    Ok(app.rates.charge_others(caller, class, items.saturating_sub(1) as u64).await?)
 }
 
 type Item = Result<serde_json::Value, ApiError>;

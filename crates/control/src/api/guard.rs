@@ -63,7 +63,7 @@ pub(super) async fn guard(State((app, rule)): State<(App, Rule)>, mut request: R
         Ok(caller) => caller,
         Err(error) => return error.into_response(),
     };
-    let left = match app.rates.charge(&caller, rule.class, 1).await {
+    let left = match app.rates.charge(&caller, rule.class).await {
         Ok(left) => left,
         Err(refused) => {
             let mut response = ApiError::from(refused).into_response();

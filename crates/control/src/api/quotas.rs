@@ -2,7 +2,7 @@
 
 use super::Caller;
 use super::extract::{Json, Params};
-use super::tenants::{find, page_of, tenant_id};
+use super::tenants::{find, kept, page_of, tenant_id};
 use crate::app::App;
 use crate::problem::ApiError;
 use aether_core::api::{Page, Quota, QuotaReport, QuotaRequest, QuotaUsage};
@@ -104,6 +104,6 @@ pub(crate) async fn set(
     let id = find(&app, &tenant_id(&id)?).await?.id;
     let present = app.store.quota(&id).await?;
     let (tier, limits) = request.check(id.as_str(), present.tier).map_err(ApiError::validation)?;
-    app.store.set_quota(&caller.scope(), &id, tier, limits).await?;
+    app.store.set_quota(&caller.scope(), &id, tier, limits).await.map_err(kept)?;
     Ok(axum::Json(Quota::new(id.as_str(), tier, limits)))
 }

@@ -23,7 +23,8 @@ pub(super) fn tenant_id(text: &str) -> Result<TenantId, ApiError> {
 }
 
 pub(super) async fn find(app: &App, id: &TenantId) -> Result<TenantRow, ApiError> {
-    app.store.find_tenant(id).await?.ok_or_else(|| ApiError::not_found("tenant"))
+    let row = app.store.find_tenant(id).await?.filter(|row| row.status != TenantStatus::Erased);
+    row.ok_or_else(|| ApiError::not_found("tenant"))
 }
 
 async fn info(app: &App, row: TenantRow) -> Result<TenantInfo, ApiError> {
@@ -82,7 +83,7 @@ async fn change(
         return Err(ApiError::validation(errors));
     }
     let change = TenantChange { name: update.name, metadata: update.metadata, tier: update.tier };
-    let row = app.store.update_tenant(&caller.scope(), id, change).await?;
+    let row = app.store.update_tenant(&caller.scope(), id, change).await.map_err(kept)?;
     info(app, row).await.map(axum::Json)
 }
 
@@ -233,15 +234,17 @@ pub(crate) async fn resume(
 
 async fn set_active(app: &App, caller: &Caller, id: &str, active: bool) -> Result<axum::Json<TenantInfo>, ApiError> {
     let done = app.store.set_tenant_active(&caller.scope(), &tenant_id(id)?, active).await;
-    let row = done.map_err(|error| match error {
-        StoreError::TenantInactive { status } => on_its_way_out(status),
-        other => other.into(),
-    })?;
-    info(app, row).await.map(axum::Json)
+    info(app, done.map_err(kept)?).await.map(axum::Json)
 }
 
-fn on_its_way_out(status: TenantStatus) -> ApiError {
-    ApiError::conflict(format!("The tenant is {status}."), "Wait until it is gone; its id is free then.")
+/// One that is being deleted takes no change.
+pub(super) fn kept(error: StoreError) -> ApiError {
+    match error {
+        StoreError::TenantInactive { status } => {
+            ApiError::conflict(format!("The tenant is {status}."), "Nothing can be changed of it any more.")
+        }
+        other => other.into(),
+    }
 }
 
 /// Delete a tenant: its keys are revoked at once, its agents ended, and then

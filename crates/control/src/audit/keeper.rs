@@ -4,7 +4,7 @@ use super::Seal;
 use crate::config::ControlConfig;
 use aether_core::audit::{Digest, DigestKind, Head};
 use aether_core::{Clock, Live, TenantId};
-use aether_store::{AuditCut, AuditHead, Epoch, Store, StoreError};
+use aether_store::{AUDIT_LINKED_AT_ONCE, AuditCut, AuditHead, Epoch, Store, StoreError};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -47,8 +47,12 @@ impl Keeper {
     }
 
     async fn turn(&self, epoch: &Epoch, digested: &mut Instant, pruned: &mut Instant) -> Result<(), StoreError> {
-        while self.store.audit_link(epoch).await? > 0 {}
-        if digested.elapsed() >= self.cfg.get().audit.digest_interval {
+        let due = digested.checked_add(self.cfg.get().audit.digest_interval);
+        let due = || due.is_some_and(|due| Instant::now() >= due);
+        // A full batch has more behind it; what trickles in waits for the next
+        // look, and so does the rest of a flood once a digest is due.
+        while self.store.audit_link(epoch).await? >= AUDIT_LINKED_AT_ONCE && !due() {}
+        if due() {
             *digested = Instant::now();
             self.digest(epoch).await?;
         }

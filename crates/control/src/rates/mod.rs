@@ -55,6 +55,14 @@ enum Of {
     Class(Class),
 }
 
+/// Of one request.
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    tokens: u64,
+    /// Charged with the same request before.
+    paid: u64,
+}
+
 /// What is left to a caller: of the bucket that has least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Left {
@@ -152,10 +160,22 @@ impl Rates {
         Self { store, clock, cfg, state: Mutex::new(State::default()) }
     }
 
-    /// Takes `cost` tokens from each bucket that counts, or none from any.
-    /// `None`: nobody counts this caller.
-    pub(crate) async fn charge(&self, caller: &Principal, class: Class, cost: u64) -> Result<Option<Left>, Refused> {
-        if cost == 0 || caller.may(Permission::PlatformAdmin) {
+    /// Takes a token from each bucket that counts, or none from any. `None`:
+    /// nobody counts this caller.
+    pub(crate) async fn charge(&self, caller: &Principal, class: Class) -> Result<Option<Left>, Refused> {
+        self.take(caller, class, Cost { tokens: 1, paid: 0 }).await
+    }
+
+    /// For a request of several things, of which one was charged: the others.
+    pub(crate) async fn charge_others(&self, caller: &Principal, class: Class, others: u64) -> Result<(), Refused> {
+        if others == 0 {
+            return Ok(());
+        }
+        self.take(caller, class, Cost { tokens: others, paid: 1 }).await.map(|_| ())
+    }
+
+    async fn take(&self, caller: &Principal, class: Class, cost: Cost) -> Result<Option<Left>, Refused> {
+        if caller.may(Permission::PlatformAdmin) {
             return Ok(None);
         }
         let Some(per_minute) = self.rate_of(&caller.tenant).await else { return Ok(None) };
@@ -202,7 +222,7 @@ impl State {
     fn charge(
         &mut self,
         caller: &Principal,
-        (class, cost): (Class, u64),
+        (class, cost): (Class, Cost),
         (rate, shares): (Rate, RateShares),
         now: Duration,
     ) -> Result<Left, Refused> {
@@ -218,7 +238,9 @@ impl State {
         let keyed: Vec<_> = keyed.collect();
         let bucket = |key| self.buckets.get(key).copied().unwrap_or_default();
         let refused = keyed.iter().filter_map(|(key, rate)| {
-            let wait = bucket(key).look(*rate, now, cost).err()?;
+            // What is larger than a bucket needs a full one, but for what it paid already.
+            let needed = cost.tokens.min(rate.burst().saturating_sub(cost.paid));
+            let wait = bucket(key).look(*rate, now, needed).err()?;
             Some(Refused { wait, left: left(bucket(key), *rate, now) })
         });
         if let Some(refused) = refused.max_by_key(|refused| refused.wait) {
@@ -227,7 +249,7 @@ impl State {
         let mut least: Option<Left> = None;
         for (key, rate) in keyed {
             let bucket = self.buckets.entry(key).or_default();
-            bucket.take(rate, now, cost);
+            bucket.take(rate, now, cost.tokens);
             let left = left(*bucket, rate, now);
             if least.is_none_or(|least| left.remaining < least.remaining) {
                 least = Some(left);
@@ -257,6 +279,8 @@ mod tests {
     use aether_core::Role;
     use aether_core::principal::Credential;
 
+    const ONE: Cost = Cost { tokens: 1, paid: 0 };
+
     const SHARES: RateShares = RateShares { caller_percent: 50, create_percent: 20, exec_percent: 10 };
 
     fn caller(tenant: &str, key: &str) -> Principal {
@@ -271,7 +295,7 @@ mod tests {
     /// How many of a hundred requests at once are let through.
     fn passes(state: &mut State, who: &Principal, class: Class, now: Duration) -> usize {
         let rate = (Rate::per_minute(600), SHARES);
-        (0..100).filter(|_| state.charge(who, (class, 1), rate, now).is_ok()).count()
+        (0..100).filter(|_| state.charge(who, (class, ONE), rate, now).is_ok()).count()
     }
 
     #[test]
@@ -291,14 +315,29 @@ mod tests {
     fn what_is_refused_says_when_it_will_not_be() {
         let mut state = State::default();
         let (who, rate) = (caller("acme", "a"), (Rate::per_minute(600), SHARES));
-        let left = state.charge(&who, (Class::Other, 50), rate, seconds(0)).expect("a full bucket");
+        let left =
+            state.charge(&who, (Class::Other, Cost { tokens: 50, paid: 0 }), rate, seconds(0)).expect("a full bucket");
         assert_eq!((left.limit, left.remaining), (20, 0));
-        let refused = state.charge(&who, (Class::Other, 1), rate, seconds(0)).expect_err("empty");
+        let refused = state.charge(&who, (Class::Other, ONE), rate, seconds(0)).expect_err("empty");
         let earlier = refused.wait - Duration::from_millis(1);
-        assert!(state.charge(&who, (Class::Other, 1), rate, earlier).is_err());
-        assert!(state.charge(&who, (Class::Other, 1), rate, refused.wait).is_ok());
+        assert!(state.charge(&who, (Class::Other, ONE), rate, earlier).is_err());
+        assert!(state.charge(&who, (Class::Other, ONE), rate, refused.wait).is_ok());
         let error = ApiError::from(refused).problem;
         assert_eq!((error.status, error.retry_after), (429, Some(9)));
+    }
+
+    /// A request for more than a bucket holds is let through when it is full,
+    /// its own first token apart, and paid for afterwards.
+    #[test]
+    fn many_things_at_once_need_a_full_bucket_and_no_more() {
+        let (who, rate) = (caller("acme", "a"), (Rate::per_minute(600), SHARES));
+        for others in [9, 10, 99] {
+            let mut state = State::default();
+            let rest = (Class::Create, Cost { tokens: others, paid: 1 });
+            assert!(state.charge(&who, (Class::Create, ONE), rate, seconds(0)).is_ok());
+            assert!(state.charge(&who, rest, rate, seconds(0)).is_ok(), "{others}");
+            assert!(state.charge(&who, (Class::Create, ONE), rate, seconds(0)).is_err(), "{others}");
+        }
     }
 
     #[test]

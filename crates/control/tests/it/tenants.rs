@@ -178,9 +178,13 @@ async fn a_deleted_tenant_is_drained_and_erased() {
     server.until(|s| async { ok(s.get("/v1/tenants/acme")).await.0 == StatusCode::NOT_FOUND }).await;
     problem(server.request(Method::DELETE, "/v1/tenants/acme"), 404, "NOT_FOUND").await;
     problem(server.request(Method::DELETE, "/v1/tenants/default"), 409, "CONFLICT").await;
-    tenant(&server, "acme", "free").await;
-    let (_, fresh) = ok(server.get("/v1/tenants/acme")).await;
-    assert_eq!((fresh["tier"].as_str(), fresh["usage"]["agents"].as_u64()), (Some("free"), Some(0)));
+    // Its records stay readable to operators, and its id is nobody else's.
+    let records = server.get("/v1/audit?action=create&resource=agent").header("aether-tenant", "acme");
+    assert_eq!(ok(records).await.1["data"][0]["details"]["name"], "a");
+    problem(server.post("/v1/tenants", json!({ "id": "acme" })), 409, "CONFLICT").await;
+    let work = server.post("/v1/agents", agent("b")).header("aether-tenant", "acme");
+    problem(work, 403, "FORBIDDEN").await;
+    assert_eq!(ok(server.get("/v1/tenants")).await.1["total"], 1);
 }
 
 #[tokio::test]

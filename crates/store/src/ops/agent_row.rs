@@ -6,6 +6,7 @@ use crate::model::AgentRow;
 use crate::tx::{Context, Row, Tx, Value, params, query_one, to_json};
 use aether_core::api::AgentFailure;
 use aether_core::state::Observed;
+use aether_core::tenant::{RunSize, TenantStatus};
 use aether_core::{AgentId, TenantScope};
 use std::collections::BTreeMap;
 
@@ -13,8 +14,8 @@ use std::collections::BTreeMap;
 pub(crate) const COLUMNS: &str = "error_code, error_message, id, tenant_id, name, alias, spec, env_names, desired, \
     observed, version, generation, pending_restart, node_id, assigned, isolation, engine, disk_encryption, \
     image_digest, placement_reason, queue_position, exit_code, exit_signal, restarts, unhealthy, unhealthy_reason, \
-    created_ms, updated_ms, started_ms, stopped_ms, expires_ms, stop_force, stop_timeout_ms, report_epoch, \
-    report_sequence";
+    created_ms, updated_ms, started_ms, stopped_ms, expires_ms, stop_force, stop_timeout_ms, \
+    run_cpu_millicores, run_memory_mb, report_epoch, report_sequence";
 
 pub(crate) fn decode(row: &Row) -> Result<AgentRow, StoreError> {
     let error = row.text_opt("error_code")?;
@@ -52,7 +53,16 @@ pub(crate) fn decode(row: &Row) -> Result<AgentRow, StoreError> {
         expires_at: row.time_opt("expires_ms")?,
         force: row.flag("stop_force")?,
         stop_timeout_ms: row.small_opt("stop_timeout_ms")?,
+        run: run_size(row)?,
     })
+}
+
+pub(crate) fn run_size(row: &Row) -> Result<Option<RunSize>, StoreError> {
+    let (cpu, memory) = (row.int_opt("run_cpu_millicores")?, row.int_opt("run_memory_mb")?);
+    let size = |(cpu, memory): (i64, i64)| {
+        Some(RunSize { cpu_millicores: u64::try_from(cpu).ok()?, memory_mb: u64::try_from(memory).ok()? })
+    };
+    Ok(cpu.zip(memory).and_then(size))
 }
 
 /// The latest report that was taken: its node epoch and its number.
@@ -72,12 +82,20 @@ pub(crate) async fn lock_own(tx: &mut dyn Tx, scope: &TenantScope, id: &AgentId)
     decode(&row.ok_or(StoreError::no_agent())?)
 }
 
-/// That there is a live agent of the tenant, and stays until the transaction ends.
+/// That there is a live agent of the tenant, and stays until the transaction
+/// ends, and that the tenant may begin something.
 pub(crate) async fn lock_presence(tx: &mut dyn Tx, scope: &TenantScope, id: &AgentId) -> Result<(), StoreError> {
     let share = tx.dialect().for_share();
-    let sql = format!("SELECT id FROM agents WHERE id = $1 AND tenant_id = $2 AND desired <> 'gone'{share}");
+    let of = if share.is_empty() { "" } else { " OF a" };
+    let sql = format!(
+        "SELECT t.status FROM agents a JOIN tenants t ON t.id = a.tenant_id
+         WHERE a.id = $1 AND a.tenant_id = $2 AND a.desired <> 'gone'{share}{of}"
+    );
     let row = query_one(tx, &sql, params![id.as_str(), scope.tenant().as_str()]).await?;
-    row.map(drop).ok_or(StoreError::no_agent())
+    match row.ok_or(StoreError::no_agent())?.parse("status")? {
+        TenantStatus::Active => Ok(()),
+        status => Err(StoreError::TenantInactive { status }),
+    }
 }
 
 /// Locks the row whatever its tenant and state: the control plane's own work.
@@ -107,7 +125,7 @@ pub(crate) struct Trace<'a> {
 
 /// Columns that a change may touch, with what is stored in them; the spec is
 /// apart, since it is large and seldom changes.
-fn columns(row: &AgentRow) -> [(&'static str, Value); 24] {
+fn columns(row: &AgentRow) -> [(&'static str, Value); 26] {
     let error = row.error.as_ref();
     [
         ("desired", row.desired.as_str().into()),
@@ -133,6 +151,8 @@ fn columns(row: &AgentRow) -> [(&'static str, Value); 24] {
         ("expires_ms", row.expires_at.into()),
         ("stop_force", row.force.into()),
         ("stop_timeout_ms", row.stop_timeout_ms.into()),
+        ("run_cpu_millicores", row.run.map_or(Value::Int(None), |run| run.cpu_millicores.into())),
+        ("run_memory_mb", row.run.map_or(Value::Int(None), |run| run.memory_mb.into())),
         ("name", row.name.as_str().into()),
     ]
 }
@@ -286,6 +306,7 @@ mod tests {
             expires_at: Some(at),
             force: true,
             stop_timeout_ms: Some(4),
+            run: Some(RunSize { cpu_millicores: 5, memory_mb: 6 }),
             // What never changes, and what `save` sets.
             id: row.id.clone(),
             tenant: row.tenant.clone(),

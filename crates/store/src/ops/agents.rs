@@ -81,6 +81,7 @@ fn fresh_row(cx: &Context, scope: &TenantScope, new: &NewAgent) -> AgentRow {
         expires_at: None,
         force: false,
         stop_timeout_ms: None,
+        run: None,
     }
 }
 

@@ -115,6 +115,7 @@ fn start_afresh(row: &mut AgentRow) {
     row.expires_at = None;
     row.force = false;
     row.stop_timeout_ms = None;
+    row.run = None;
 }
 
 fn paused(row: &AgentRow) -> Result<Option<AgentRow>, StoreError> {

@@ -1,7 +1,7 @@
 //! The scheduler's writes, each fenced by its epoch.
 
 use super::agent_row::{self, Trace};
-use super::{events, leadership, nodes, reservation};
+use super::{events, leadership, nodes, quota, reservation};
 use crate::error::StoreError;
 use crate::model::{AgentRow, Epoch, NodeStatus, PlaceRequest};
 use crate::tx::{Context, Tx};
@@ -44,6 +44,7 @@ fn refusal(error: &StoreError) -> bool {
             | StoreError::VersionConflict { .. }
             | StoreError::IllegalState { .. }
             | StoreError::NoRoom { .. }
+            | StoreError::TenantInactive { .. }
     )
 }
 
@@ -66,6 +67,7 @@ async fn place_one(
     if status != NodeStatus::Ready {
         return Err(StoreError::NoRoom { detail: format!("the node is {}", status.as_str()) });
     }
+    quota::enter(tx, &row.tenant).await?.require_active()?;
     reservation::reserve(tx, cx, &row, &request.node_id).await?;
     row.node_id = Some(request.node_id.clone());
     row.assigned = true;

@@ -10,6 +10,7 @@
 //! (`FOR KEY SHARE`) and reads there whether it is counted; whoever changes
 //! the limits waits for them (`FOR UPDATE`) and then counts afresh.
 
+use super::agent_row::run_size;
 use crate::error::StoreError;
 use crate::model::{AgentRow, QuotaRow};
 use crate::tx::{Context, Dialect, Row, Tx, Value, params, query_one};
@@ -44,7 +45,7 @@ impl Entered {
 }
 
 fn held(row: &AgentRow) -> Held {
-    Held::by(row.observed, row.spec.resources)
+    Held::by(row.observed, row.spec.resources, row.run)
 }
 
 /// What a new agent takes; the last write of its creation, since other
@@ -123,11 +124,13 @@ pub(crate) fn decode_limits(row: &Row) -> Result<Limits, StoreError> {
 
 /// The sum over the tenant's agents: what the count must be.
 pub(crate) async fn sum(tx: &mut dyn Tx, tenant: &TenantId) -> Result<Held, StoreError> {
-    let sql = "SELECT observed, spec FROM agents WHERE tenant_id = $1 AND observed <> 'gone'";
+    // Two indexes, one half each.
+    let half = "SELECT observed, spec, run_cpu_millicores, run_memory_mb FROM agents WHERE tenant_id = $1";
+    let sql = format!("{half} AND desired <> 'gone' UNION ALL {half} AND desired = 'gone' AND observed <> 'gone'");
     let mut sum = Held::default();
-    for row in tx.query(sql, params![tenant.as_str()]).await? {
+    for row in tx.query(&sql, params![tenant.as_str()]).await? {
         let (observed, spec): (Observed, AgentSpec) = (row.parse("observed")?, row.json("spec")?);
-        sum = sum.plus(Held::by(observed, spec.resources));
+        sum = sum.plus(Held::by(observed, spec.resources, run_size(&row)?));
     }
     Ok(sum)
 }

@@ -3,7 +3,9 @@
 //! ```text
 //! active ◄──► suspended        nothing new begins
 //!    └────┬────┘
-//!      deleting                its agents are ended, then all of it is erased
+//!      deleting                its agents are ended
+//!         │
+//!       erased                 nothing is left but its audit records, and its id
 //! ```
 
 use super::{agent_row, agents, audit, events, quota};
@@ -83,8 +85,10 @@ pub(crate) async fn list(
     after: Option<&TenantId>,
     limit: u32,
 ) -> Result<(Vec<TenantRow>, u64), StoreError> {
-    let total = query_one(tx, "SELECT count(*) AS n FROM tenants", Vec::new()).await?.map_or(Ok(0), |r| r.uint("n"))?;
-    let sql = format!("SELECT {COLUMNS} FROM tenants WHERE id > $1 ORDER BY id LIMIT $2");
+    let total = query_one(tx, "SELECT count(*) AS n FROM tenants WHERE status <> 'erased'", Vec::new())
+        .await?
+        .map_or(Ok(0), |r| r.uint("n"))?;
+    let sql = format!("SELECT {COLUMNS} FROM tenants WHERE id > $1 AND status <> 'erased' ORDER BY id LIMIT $2");
     let rows = tx.query(&sql, params![after.map_or("", TenantId::as_str), limit.clamp(1, 1000)]).await?;
     Ok((rows.iter().map(decode).collect::<Result<_, _>>()?, total))
 }
@@ -92,8 +96,8 @@ pub(crate) async fn list(
 /// Locks the row against everybody who works for the tenant.
 async fn lock(tx: &mut dyn Tx, id: &TenantId) -> Result<TenantRow, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM tenants WHERE id = $1{}", tx.dialect().for_update());
-    let row = query_one(tx, &sql, params![id.as_str()]).await?;
-    decode(&row.ok_or(StoreError::NotFound { what: "tenant" })?)
+    let row = query_one(tx, &sql, params![id.as_str()]).await?.as_ref().map(decode).transpose()?;
+    row.filter(|row| row.status != TenantStatus::Erased).ok_or(StoreError::NotFound { what: "tenant" })
 }
 
 /// One that is being deleted changes no more.
@@ -229,19 +233,20 @@ pub(crate) async fn delete(
 }
 
 async fn agents_left(tx: &mut dyn Tx, id: &TenantId) -> Result<u64, StoreError> {
-    let sql = "SELECT count(*) AS n FROM agents WHERE tenant_id = $1 AND observed <> 'gone'";
-    query_one(tx, sql, params![id.as_str()]).await?.map_or(Ok(0), |row| row.uint("n"))
+    let mut left = 0;
+    // Two indexes, one half each.
+    for half in ["desired <> 'gone'", "desired = 'gone' AND observed <> 'gone'"] {
+        let sql = format!("SELECT count(*) AS n FROM agents WHERE tenant_id = $1 AND {half}");
+        left += query_one(tx, &sql, params![id.as_str()]).await?.map_or(Ok(0), |row| row.uint("n"))?;
+    }
+    Ok(left)
 }
 
-pub(crate) async fn any_deleting(tx: &mut dyn Tx) -> Result<bool, StoreError> {
-    let sql = "SELECT id FROM tenants WHERE status = 'deleting' LIMIT 1";
-    Ok(query_one(tx, sql, Vec::new()).await?.is_some())
-}
-
-/// The tenants that are being deleted.
-pub(crate) async fn deleting(tx: &mut dyn Tx) -> Result<Vec<TenantId>, StoreError> {
-    let rows = tx.query("SELECT id FROM tenants WHERE status = 'deleting' ORDER BY id LIMIT 100", Vec::new()).await?;
-    rows.iter().map(|row| row.parse("id")).collect()
+/// The next tenant by id that is being deleted, after `after`.
+pub(crate) async fn deleting(tx: &mut dyn Tx, after: Option<&TenantId>) -> Result<Option<TenantId>, StoreError> {
+    let sql = "SELECT id FROM tenants WHERE status = 'deleting' AND id > $1 ORDER BY id LIMIT 1";
+    let row = query_one(tx, sql, params![after.map_or("", TenantId::as_str)]).await?;
+    row.map(|row| row.parse("id")).transpose()
 }
 
 /// One agent of the tenant that nobody has told to go yet.
@@ -290,7 +295,7 @@ pub(crate) async fn erase_step(
     }
     let mut erased = 0;
     for sql in [
-        "DELETE FROM agents WHERE id IN (SELECT id FROM agents WHERE tenant_id = $1 LIMIT $2)",
+        "DELETE FROM agents WHERE id IN (SELECT id FROM agents WHERE tenant_id = $1 AND desired = 'gone' LIMIT $2)",
         "DELETE FROM idempotency_keys WHERE (tenant_id, key) IN
            (SELECT tenant_id, key FROM idempotency_keys WHERE tenant_id = $1 LIMIT $2)",
         "DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE tenant_id = $1 LIMIT $2)",
@@ -303,7 +308,12 @@ pub(crate) async fn erase_step(
     // Locked last: whoever works for it still is waited for.
     lock(tx, id).await?;
     let keys = tx.execute("DELETE FROM api_keys WHERE tenant_id = $1", params![id.as_str()]).await?;
-    tx.execute("DELETE FROM tenants WHERE id = $1", params![id.as_str()]).await?;
+    for table in ["quotas", "quota_usage"] {
+        tx.execute(&format!("DELETE FROM {table} WHERE tenant_id = $1"), params![id.as_str()]).await?;
+    }
+    // The row stays: whoever had the id next would have its audit records.
+    let erased = "UPDATE tenants SET status = 'erased', name = id, metadata = '{}', counted = 0 WHERE id = $1";
+    tx.execute(erased, params![id.as_str()]).await?;
     let system = TenantScope::system(id.clone(), "scheduler");
     note(tx, cx, &system, "erase", id, json!({ "keys": keys })).await?;
     Ok(Erasure::Done)

@@ -9,6 +9,7 @@ use crate::model::{AgentRow, Updated};
 use crate::tx::{Context, Tx, params};
 use aether_core::api::{CheckedPatch, Patchable, patch_field, waits_for_restart};
 use aether_core::state::{Desired, Observed};
+use aether_core::tenant::RunSize;
 use aether_core::{AgentId, TenantScope};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -62,6 +63,9 @@ fn next_row(row: &AgentRow, patched: &Patchable, changed: &[&'static str]) -> Ag
         next.expires_at = row.started_at.filter(|_| run_began(row)).zip(ttl).map(|(at, ttl)| at.plus(ttl));
     }
     if run_began(row) {
+        if next.run.is_none() && changed.contains(&patch_field::RESOURCES) {
+            next.run = Some(RunSize::of(row.spec.resources));
+        }
         let waiting = changed.iter().filter(|field| waits_for_restart(field));
         next.pending_restart.extend(waiting.map(|field| (*field).to_owned()));
         next.pending_restart.sort();

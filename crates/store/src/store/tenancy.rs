@@ -56,39 +56,35 @@ impl Store {
             .await
     }
 
-    /// What the tenants that are being deleted still need, a bounded part of
-    /// it; returns those of which nothing is left.
-    pub async fn tend_deletions(&self, epoch: &Epoch) -> Result<Vec<TenantId>, StoreError> {
-        /// Of each kind, in one call, of one tenant.
+    /// The next tenant by id that is being deleted.
+    pub async fn next_deletion(&self, after: Option<TenantId>) -> Result<Option<TenantId>, StoreError> {
+        self.read(after, |tx, _, after| Box::pin(tenants::deleting(tx, after.as_ref()))).await
+    }
+
+    /// What a tenant that is being deleted still needs, a bounded part of it;
+    /// true: nothing of it is left but its audit records.
+    pub async fn tend_deletion(&self, epoch: &Epoch, id: &TenantId) -> Result<bool, StoreError> {
+        /// Of each kind, in one call.
         const STEPS: usize = 50;
-        let mut erased = Vec::new();
-        if !self.read((), |tx, _, ()| Box::pin(tenants::any_deleting(tx))).await? {
-            return Ok(erased);
-        }
-        for id in self.read((), |tx, _, ()| Box::pin(tenants::deleting(tx))).await? {
-            for _ in 0..STEPS {
-                let more = self.write((epoch.clone(), id.clone()), |tx, cx, (epoch, id)| {
-                    Box::pin(tenants::end_one(tx, cx, epoch, id))
-                });
-                if !more.await? {
-                    break;
-                }
-            }
-            for _ in 0..STEPS {
-                let step = self.write((epoch.clone(), id.clone()), |tx, cx, (epoch, id)| {
-                    Box::pin(tenants::erase_step(tx, cx, epoch, id))
-                });
-                match step.await? {
-                    Erasure::More => {}
-                    Erasure::Waits => break,
-                    Erasure::Done => {
-                        erased.push(id);
-                        break;
-                    }
-                }
+        for _ in 0..STEPS {
+            let more = self.write((epoch.clone(), id.clone()), |tx, cx, (epoch, id)| {
+                Box::pin(tenants::end_one(tx, cx, epoch, id))
+            });
+            if !more.await? {
+                break;
             }
         }
-        Ok(erased)
+        for _ in 0..STEPS {
+            let step = self.write((epoch.clone(), id.clone()), |tx, cx, (epoch, id)| {
+                Box::pin(tenants::erase_step(tx, cx, epoch, id))
+            });
+            match step.await? {
+                Erasure::More => {}
+                Erasure::Waits => break,
+                Erasure::Done => return Ok(true),
+            }
+        }
+        Ok(false)
     }
 
     /// Limits alone; the free tier's of a tenant that is not there.

@@ -13,6 +13,7 @@ crate::on_both![
     a_full_tenant_is_told_what_is_used_asked_and_allowed,
     what_an_agent_gives_back_and_takes_again,
     a_recovery_without_quota_waits,
+    a_smaller_size_frees_nothing_while_it_runs,
     a_quota_holds_whoever_asks_at_once,
     nothing_drifts,
     limits_may_change_at_any_time,
@@ -147,6 +148,31 @@ async fn a_recovery_without_quota_waits(fx: Fixture) {
     fx.clock.advance(std::time::Duration::from_secs(31));
     assert_eq!(fx.store.recover_agents(&epoch).await, Ok(vec![a]));
     fx.used().await;
+}
+
+/// A run keeps its size until it ends, so that nobody makes room by a patch.
+async fn a_smaller_size_frees_nothing_while_it_runs(fx: Fixture) {
+    fx.limited(Limits { cpu_millicores: Some(4000), ..Limits::default() }).await;
+    let (epoch, node) = (fx.leader().await, fx.node(16, 16_384).await);
+    let mut large = new_agent("a");
+    large.spec.resources.cpu_count = 4;
+    let a = fx.store.create_agent(&acme(), large).await.expect("creates").agent.id;
+    fx.place(&epoch, &a, &node).await;
+    fx.report(&node, &a, Observed::Running).await;
+    let size = |cpu_count| aether_core::api::CheckedPatch {
+        resources: ResourcesPatch { cpu_count: Some(cpu_count), ..ResourcesPatch::default() },
+        ..Default::default()
+    };
+    for smaller in [1, 2, 1] {
+        fx.store.update_agent(&acme(), &a, size(smaller), None).await.expect("waits for its next start");
+        assert_eq!(fx.used().await.cpu_millicores, 4000);
+    }
+    assert_eq!(exceeded(fx.acmes("b").await).used, 4000);
+    fx.want(&a, Desired::Stopped).await.expect("desires");
+    fx.report(&node, &a, Observed::Stopped).await;
+    assert_eq!(fx.used().await.cpu_millicores, 0);
+    fx.want(&a, Desired::Running).await.expect("starts");
+    assert_eq!(fx.used().await.cpu_millicores, 1000, "the next run has the new size");
 }
 
 /// trust.md 17, as far as the store goes: several servers, one quota.

@@ -49,9 +49,13 @@ async fn a_suspended_tenant_begins_nothing(fx: Fixture) {
 
     let row = fx.store.set_tenant_active(&scope(), acme.tenant(), false).await.expect("suspends");
     assert_eq!(row.status, TenantStatus::Suspended);
-    assert_eq!(make("new").await, Err(SUSPENDED.clone()));
+    assert_eq!(make("new").await, Err(SUSPENDED));
     assert_eq!(want(&stopped, Desired::Running).await, Err(SUSPENDED));
     assert_eq!(waiting(&fx).await, 0, "nor is what waits placed");
+    let late = fx.store.find_agent(&acme, "waits").await.expect("looks").expect("is there");
+    assert_eq!(fx.store.place(&epoch, crate::fixture::place_request(&late, &node)).await, Err(SUSPENDED));
+    let intent = ExecIntent { exec_id: ExecId::generate("c0", &OsRng), command: vec!["true".into()], user: None };
+    assert_eq!(fx.store.record_exec(&acme, &running, intent, None).await, Err(SUSPENDED));
     let known = fx.store.find_key_by_hash(&[7; 32]).await.expect("looks").expect("is there");
     assert_eq!(known.tenant_status, TenantStatus::Suspended, "who presents the key is told at once");
     // What runs goes on, and may end.
@@ -94,17 +98,20 @@ async fn a_deleted_tenant_leaves_its_audit_alone(fx: Fixture) {
     assert_eq!(fx.store.create_agent(&acme, new_agent("c")).await, Err(deleting.clone()));
     assert_eq!(fx.store.set_tenant_active(&scope(), acme.tenant(), true).await, Err(deleting));
     // One that waited is over; one on a node is, when that says so.
-    assert_eq!(fx.store.tend_deletions(&epoch).await, Ok(vec![]));
+    assert_eq!(fx.store.next_deletion(None).await, Ok(Some(acme.tenant().clone())));
+    assert_eq!(fx.store.next_deletion(Some(acme.tenant().clone())).await, Ok(None));
+    assert_eq!(fx.store.tend_deletion(&epoch, acme.tenant()).await, Ok(false));
     let again = fx.store.delete_tenant(&scope(), acme.tenant()).await.expect("tells");
     assert_eq!(again, TenantErasure { keys_revoked: 0, agents_left: 1 });
     assert_eq!(fx.get(&a).await.desired, Desired::Gone);
     fx.report(&node, &a, Observed::Gone).await;
-    for _ in 0..10 {
-        if fx.store.tend_deletions(&epoch).await.expect("tends") == [acme.tenant().clone()] {
-            break;
-        }
-    }
-    assert_eq!(fx.store.find_tenant(acme.tenant()).await, Ok(None));
+    // A stale leader erases nothing.
+    let newer = fx.store.take_leadership("other").await.expect("leads");
+    assert!(matches!(fx.store.tend_deletion(&epoch, acme.tenant()).await, Err(StoreError::Fenced { .. })));
+    assert_eq!(fx.store.tend_deletion(&newer, acme.tenant()).await, Ok(true));
+    assert_eq!(fx.store.next_deletion(None).await, Ok(None));
+    let erased = fx.store.find_tenant(acme.tenant()).await.expect("looks").expect("a row stays");
+    assert_eq!((erased.status, erased.name.as_str()), (TenantStatus::Erased, "acme"));
     let page = PageRequest { limit: 10, ..PageRequest::default() };
     let left = fx.store.list_agents(&acme, AgentFilter::default(), page).await.expect("lists");
     assert_eq!((left.rows.len(), left.total), (0, 0));
@@ -112,13 +119,14 @@ async fn a_deleted_tenant_leaves_its_audit_alone(fx: Fixture) {
     assert_eq!(fx.store.agent_by_id(&a).await, Ok(None));
     let kept = fx.store.audit_list(&acme, AuditFilter { limit: 100, ..AuditFilter::default() }).await.expect("lists");
     assert!(kept.iter().any(|record| record.action == "exec"), "{kept:?}");
-    // A stale leader erases nothing, and the id may be used again.
-    let newer = fx.store.take_leadership("other").await.expect("leads");
-    fx.tenant(acme.tenant(), Tier::Free).await;
-    fx.store.create_agent(&acme, new_agent("a")).await.expect("creates");
-    fx.store.delete_tenant(&scope(), acme.tenant()).await.expect("begins");
-    assert!(matches!(fx.store.tend_deletions(&epoch).await, Err(StoreError::Fenced { .. })));
-    assert_eq!(fx.store.tend_deletions(&newer).await.map(|gone| gone.len()), Ok(1));
+    // Whoever had the id next would have its records.
+    let again = fx.store.create_tenant(&scope(), NewTenant::new(acme.tenant(), Tier::Free)).await;
+    assert_eq!(again, Err(StoreError::AlreadyExists { what: "tenant" }));
+    let refused = StoreError::TenantInactive { status: TenantStatus::Erased };
+    assert_eq!(fx.store.create_agent(&acme, new_agent("a")).await, Err(refused));
+    assert_eq!(fx.store.list_tenants(None, 10).await.map(|(rows, total)| (rows.len(), total)), Ok((1, 1)));
+    let gone = StoreError::NotFound { what: "tenant" };
+    assert_eq!(fx.store.delete_tenant(&scope(), acme.tenant()).await, Err(gone));
 }
 
 async fn the_default_tenant_stays(fx: Fixture) {
