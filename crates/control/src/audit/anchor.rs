@@ -20,7 +20,12 @@ pub(crate) struct Anchor {
 }
 
 impl Anchor {
+    /// The file is made at once: that its place cannot be written to is better
+    /// said at the start than with the first digest.
     pub(crate) fn new(path: PathBuf) -> Self {
+        if let Err(error) = open(&path) {
+            tracing::error!(%error, path = %path.display(), "the audit's anchor file cannot be written");
+        }
         Self { path, last: Mutex::new(None) }
     }
 
@@ -64,6 +69,10 @@ impl Anchor {
     }
 }
 
+fn open(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().create(true).read(true).append(true).mode(0o644).open(path)
+}
+
 fn write(path: &Path, lines: &[AnchorLine]) -> std::io::Result<()> {
     let mut text = String::new();
     for line in lines {
@@ -73,7 +82,7 @@ fn write(path: &Path, lines: &[AnchorLine]) -> std::io::Result<()> {
     if text.is_empty() {
         return Ok(());
     }
-    let mut file = OpenOptions::new().create(true).read(true).append(true).mode(0o644).open(path)?;
+    let mut file = open(path)?;
     // A line that a crash cut off is ended, so that the next one is whole.
     if file.metadata()?.len() > 0 {
         file.seek(SeekFrom::End(-1))?;
