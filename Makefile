@@ -123,6 +123,11 @@ audit: test-deps ## 1,000 tampered audit logs and the speed of the verifier (a m
 	AETHER_TAMPERS=1000 AETHER_VERIFIED=200000 AETHER_RESULTS=$(abspath results) \
 	  cargo test --release -p aether-core -- --nocapture audit::tamper_tests
 
+.PHONY: quotas
+quotas: test-deps ## a quota of 50 under 200 at once, 100 rounds, and 10,000 operations without drift, on both stores (2 minutes); results/quota.jsonl
+	AETHER_QUOTA_ROUNDS=100 AETHER_QUOTA_OPS=10000 AETHER_RESULTS=$(abspath results) \
+	  cargo test -p aether-store --test it -- --nocapture quotas::
+
 .PHONY: matrix
 matrix: test-deps ## Every operation by every role, forged API keys, 1,000 revocations (about a minute); results/matrix.jsonl
 	AETHER_REVOCATIONS=1000 AETHER_RESULTS=$(abspath results) cargo test -p aether-control --test it -- --nocapture matrix::
