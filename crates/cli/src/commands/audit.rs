@@ -3,10 +3,10 @@
 use super::Context;
 use super::logs::since;
 use super::show::now;
-use crate::args::{AuditCommand, AuditExportArgs, AuditFilterArgs, AuditListArgs, AuditTailArgs, OutputFormat};
+use crate::args::{AuditCommand, AuditExportArgs, AuditFilterArgs, AuditListArgs, AuditTailArgs};
 use crate::client::{empty, query};
 use crate::error::CliError;
-use crate::output::{line, raw};
+use crate::output::raw;
 use aether_core::api::{AuditRecord, Page};
 use http::Method;
 use http_body_util::BodyExt;
@@ -120,19 +120,7 @@ async fn tail(context: &Context, args: AuditTailArgs) -> Result<u8, CliError> {
 }
 
 fn show(context: &Context, record: &AuditRecord) -> Result<(), CliError> {
-    match context.printer.format {
-        OutputFormat::Table if context.printer.quiet => line(&record.id.to_string()),
-        OutputFormat::Table => line(&sentence(record)),
-        // One document per line, so that a reader can take each as it comes.
-        OutputFormat::Json => {
-            let text = serde_json::to_string(record).map_err(|e| CliError::failed(e.to_string()))?;
-            raw(format!("{text}\n").as_bytes())
-        }
-        OutputFormat::Yaml => {
-            raw(b"---\n")?;
-            context.printer.structured(record)
-        }
-    }
+    context.printer.item(record, &record.id.to_string(), sentence)
 }
 
 /// `2026-01-02T03:04:05.678Z  local:0  create  agent agtc0…  success`

@@ -6,7 +6,6 @@ use super::show::now;
 use crate::args::{EventsArgs, OutputFormat};
 use crate::client::{SseStream, query};
 use crate::error::CliError;
-use crate::output::{line, raw};
 use aether_core::api::{EventInfo, EventPage};
 use http::{HeaderName, Method, header};
 use std::time::Duration;
@@ -100,19 +99,7 @@ pub(super) async fn open(
 }
 
 fn show(context: &Context, event: &EventInfo) -> Result<(), CliError> {
-    match context.printer.format {
-        OutputFormat::Table if context.printer.quiet => line(&event.id),
-        OutputFormat::Table => line(&sentence(event)),
-        // One document per line, so that a reader can take each as it comes.
-        OutputFormat::Json => {
-            let text = serde_json::to_string(event).map_err(|e| CliError::failed(e.to_string()))?;
-            raw(format!("{text}\n").as_bytes())
-        }
-        OutputFormat::Yaml => {
-            raw(b"---\n")?;
-            context.printer.structured(event)
-        }
-    }
+    context.printer.item(event, &event.id, sentence)
 }
 
 /// `2026-01-02T03:04:05.678Z  agent.observed  web-1  creating → running`

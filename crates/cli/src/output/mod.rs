@@ -48,6 +48,29 @@ impl Printer {
         }
     }
 
+    /// One of a stream of documents, each a line so that a reader can take it as
+    /// it comes (in YAML a document): `people` says it in one, `-q` prints
+    /// `short` alone.
+    pub(crate) fn item<T: Serialize>(
+        self,
+        value: &T,
+        short: &str,
+        people: impl FnOnce(&T) -> String,
+    ) -> Result<(), CliError> {
+        match self.format {
+            OutputFormat::Table if self.quiet => line(short),
+            OutputFormat::Table => line(&people(value)),
+            OutputFormat::Json => {
+                let text = serde_json::to_string(value).map_err(|e| CliError::failed(e.to_string()))?;
+                raw(format!("{text}\n").as_bytes())
+            }
+            OutputFormat::Yaml => {
+                raw(b"---\n")?;
+                self.structured(value)
+            }
+        }
+    }
+
     /// A list: a table for people, ids alone with `-q`.
     pub(crate) fn list<T: Serialize>(
         self,

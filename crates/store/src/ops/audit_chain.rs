@@ -5,6 +5,7 @@
 //! cursor: a record is linked once, whoever crashes when. It writes beside
 //! the records and locks nothing that a tenant's own writes need.
 
+use super::events::dialect_parts;
 use super::leadership;
 use crate::error::StoreError;
 use crate::model::{AuditHead, Epoch};
@@ -70,24 +71,13 @@ async fn unlinked(tx: &mut dyn Tx, limit: u32) -> Result<Vec<Row>, StoreError> {
     let sql = format!("SELECT txn, seq FROM audit_linked WHERE id = 1{}", tx.dialect().for_update());
     let cursor = query_one(tx, &sql, Vec::new()).await?;
     let cursor = cursor.ok_or_else(|| StoreError::internal("the row of the linked records is missing"))?;
-    let (txn, readable, order) = match tx.dialect() {
-        Dialect::Sqlite => ("0", "a.seq > $2 AND $1 >= 0", "a.seq"),
-        Dialect::Postgres => (
-            "a.xid::text::bigint",
-            "a.xid < pg_snapshot_xmin(pg_current_snapshot()) AND (a.xid, a.seq) > ($1::text::xid8, $2)",
-            "a.xid, a.seq",
-        ),
-    };
+    let (txn, readable, order) = dialect_parts(tx.dialect());
     let sql = format!("SELECT {txn} AS txn, {FIELDS} FROM audit_logs a WHERE {readable} ORDER BY {order} LIMIT $3");
     tx.query(&sql, params![cursor.uint("txn")?, cursor.uint("seq")?, limit]).await
 }
 
 /// Whether there is anything to link: read before a write is made.
 pub(crate) async fn any(tx: &mut dyn Tx) -> Result<bool, StoreError> {
-    Ok(!unlinked_exists(tx).await?.is_empty())
-}
-
-async fn unlinked_exists(tx: &mut dyn Tx) -> Result<Vec<Row>, StoreError> {
     let sql = match tx.dialect() {
         Dialect::Sqlite => "SELECT seq FROM audit_logs WHERE seq > (SELECT seq FROM audit_linked WHERE id = 1) LIMIT 1",
         Dialect::Postgres => {
@@ -96,7 +86,7 @@ async fn unlinked_exists(tx: &mut dyn Tx) -> Result<Vec<Row>, StoreError> {
              AND a.xid < pg_snapshot_xmin(pg_current_snapshot()) LIMIT 1"
         }
     };
-    tx.query(sql, Vec::new()).await
+    Ok(query_one(tx, sql, Vec::new()).await?.is_some())
 }
 
 async fn insert(tx: &mut dyn Tx, links: &[(String, u64, u64, Hash)]) -> Result<(), StoreError> {

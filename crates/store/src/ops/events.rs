@@ -70,8 +70,9 @@ async fn write(tx: &mut dyn Tx, cx: &Context, event: NewEvent<'_>) -> Result<(),
     Ok(())
 }
 
-/// Transaction and number as two numbers, and what may be read, per engine.
-fn dialect_parts(dialect: Dialect) -> (&'static str, &'static str, &'static str) {
+/// Transaction and number as two numbers, what may be read after the two in `$1`
+/// and `$2`, and in which order; of any table that is numbered as `events` is.
+pub(super) fn dialect_parts(dialect: Dialect) -> (&'static str, &'static str, &'static str) {
     match dialect {
         Dialect::Sqlite => ("0", "seq > $2 AND $1 >= 0", "seq"),
         Dialect::Postgres => (

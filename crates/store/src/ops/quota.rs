@@ -64,7 +64,9 @@ pub(crate) async fn moved(tx: &mut dyn Tx, before: &AgentRow, after: &AgentRow) 
 }
 
 async fn settle(tx: &mut dyn Tx, tenant: &TenantId, from: Held, to: Held) -> Result<(), StoreError> {
-    let used = lock_used(tx, tenant).await?;
+    let lock = tx.dialect().for_update();
+    let used = counted(tx, tenant, lock).await?;
+    let used = used.ok_or_else(|| StoreError::internal("a counted tenant has no count"))?;
     let limits = limits(tx, tenant).await?.1;
     if let Some(excess) = limits.excess(used, from, to) {
         return Err(StoreError::QuotaExceeded { tenant: tenant.clone(), excess });
@@ -84,11 +86,10 @@ fn signed(amount: u64) -> i64 {
     i64::try_from(amount).unwrap_or(i64::MAX / 4)
 }
 
-async fn lock_used(tx: &mut dyn Tx, tenant: &TenantId) -> Result<Held, StoreError> {
-    let lock = tx.dialect().for_update();
+/// The count, of a tenant that is counted.
+async fn counted(tx: &mut dyn Tx, tenant: &TenantId, lock: &str) -> Result<Option<Held>, StoreError> {
     let sql = format!("SELECT agents, cpu_millicores, memory_mb, disk_mb FROM quota_usage WHERE tenant_id = $1{lock}");
-    let row = query_one(tx, &sql, params![tenant.as_str()]).await?;
-    decode_held(&row.ok_or_else(|| StoreError::internal("a counted tenant has no count"))?)
+    query_one(tx, &sql, params![tenant.as_str()]).await?.as_ref().map(decode_held).transpose()
 }
 
 fn decode_held(row: &Row) -> Result<Held, StoreError> {
@@ -138,9 +139,8 @@ pub(crate) async fn sum(tx: &mut dyn Tx, tenant: &TenantId) -> Result<Held, Stor
 /// Limits and use, as one moment shows them.
 pub(crate) async fn read(tx: &mut dyn Tx, tenant: &TenantId) -> Result<QuotaRow, StoreError> {
     let (tier, limits) = limits(tx, tenant).await?;
-    let sql = "SELECT agents, cpu_millicores, memory_mb, disk_mb FROM quota_usage WHERE tenant_id = $1";
-    let used = match query_one(tx, sql, params![tenant.as_str()]).await? {
-        Some(row) => decode_held(&row)?,
+    let used = match counted(tx, tenant, "").await? {
+        Some(used) => used,
         None => sum(tx, tenant).await?,
     };
     Ok(QuotaRow { tenant: tenant.clone(), tier, limits, used })

@@ -250,16 +250,16 @@ pub(crate) async fn deleting(tx: &mut dyn Tx, after: Option<&TenantId>) -> Resul
 }
 
 /// One agent of the tenant that nobody has told to go yet.
-async fn ends_next(tx: &mut dyn Tx, id: &TenantId) -> Result<Vec<AgentId>, StoreError> {
+async fn ends_next(tx: &mut dyn Tx, id: &TenantId) -> Result<Option<AgentId>, StoreError> {
     let sql = "SELECT id FROM agents WHERE tenant_id = $1 AND desired <> 'gone' ORDER BY created_ms, id LIMIT 1";
-    tx.query(sql, params![id.as_str()]).await?.iter().map(|row| row.parse("id")).collect()
+    query_one(tx, sql, params![id.as_str()]).await?.map(|row| row.parse("id")).transpose()
 }
 
 /// Ends one agent; true: there may be more.
 pub(crate) async fn end_one(tx: &mut dyn Tx, cx: &Context, epoch: &Epoch, id: &TenantId) -> Result<bool, StoreError> {
     super::leadership::check(tx, epoch).await?;
     let scope = TenantScope::system(id.clone(), "scheduler");
-    let Some(agent) = ends_next(tx, id).await?.into_iter().next() else { return Ok(false) };
+    let Some(agent) = ends_next(tx, id).await? else { return Ok(false) };
     match agents::set_desired(tx, cx, &scope, &agent, (Desired::Gone, DesireOptions::default(), None)).await {
         // Somebody else ended it meanwhile.
         Ok(_) | Err(StoreError::NotFound { .. }) => Ok(true),

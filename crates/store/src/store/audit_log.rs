@@ -10,10 +10,10 @@ use aether_core::{TenantId, TenantScope, Timestamp};
 /// Rows of each of the two tables that retention removes at once.
 const PRUNED: u32 = 1000;
 
-/// Reading.
 /// Of records, in one call of [`Store::audit_link`].
 pub const AUDIT_LINKED_AT_ONCE: u64 = audit_chain::BATCH as u64;
 
+/// Reading.
 impl Store {
     /// The rows of [`Store::audit_page`] of one tenant.
     pub async fn audit_list(&self, scope: &TenantScope, filter: AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
