@@ -3,7 +3,7 @@
 use crate::Control;
 use crate::api::{Caller, Shown};
 use crate::audit::Seal;
-use crate::auth::{Authenticator, LocalUsers};
+use crate::auth::{Authenticator, LocalUsers, Standing};
 use crate::config::ControlConfig;
 use crate::dialer::{DataClient, DataDialer, Nodes};
 use crate::problem::ApiError;
@@ -27,6 +27,7 @@ pub(crate) struct AppState {
     pub(crate) rng: Arc<dyn Rng>,
     pub(crate) auth: Authenticator,
     pub(crate) rates: Rates,
+    pub(crate) standing: Standing,
     pub(crate) nodes: Nodes,
     pub(crate) audit: Seal,
     /// Cancelled when the server begins to drain: new requests get 503,
@@ -65,6 +66,7 @@ impl App {
                 local: LocalUsers::new(),
             },
             rates: Rates::new(store.clone(), control.clock.clone(), control.cfg.clone()),
+            standing: Standing::default(),
             nodes: Nodes::new(dialer, store.clone(), control.channels.clone()),
             audit: control.audit.clone(),
             store,

@@ -152,7 +152,7 @@ impl FromStr for Role {
 }
 
 /// How the caller proved who it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Credential {
     /// Peer credentials of the local socket.
     LocalUser { uid: u32 },

@@ -279,6 +279,11 @@ impl Store {
         self.write((scope.clone(), new), |tx, cx, (scope, new)| Box::pin(keys::create(tx, cx, scope, new))).await
     }
 
+    /// Of any tenant, by its id: for who was let in by it.
+    pub async fn find_key(&self, id: &KeyId) -> Result<Option<KeyRow>, StoreError> {
+        self.read(id.clone(), |tx, _, id| Box::pin(keys::find(tx, id))).await
+    }
+
     pub async fn list_keys(&self, scope: &TenantScope) -> Result<Vec<KeyRow>, StoreError> {
         self.read(scope.clone(), |tx, _, scope| Box::pin(keys::list(tx, scope))).await
     }

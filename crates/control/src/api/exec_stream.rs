@@ -107,7 +107,11 @@ async fn serve(
         };
         exec::open(&app, &caller, found, begin).await
     };
-    let opened = match opened.await {
+    let opened = tokio::select! {
+        opened = opened => opened,
+        () = caller.dismissed() => Err(ApiError::unauthorized()),
+    };
+    let opened = match opened {
         Ok(Begun::Running(opened)) => *opened,
         Ok(Begun::Over(past)) => return tell(socket, &past).await,
         Err(error) => return refuse(socket, error).await,
@@ -123,6 +127,7 @@ async fn serve(
             let _ = send(&sink, &ExecServerFrame::Error { problem: error.problem }).await;
             Err(Gone::Draining)
         }
+        () = caller.dismissed() => Err(Gone::Protocol("you may no longer do this".to_owned())),
     };
     let close = match &ended {
         Ok(()) => CloseFrame { code: close_code::NORMAL, reason: "".into() },

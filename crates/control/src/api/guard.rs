@@ -2,7 +2,7 @@
 
 use super::routes::{Access, Deadline, Rule};
 use crate::app::App;
-use crate::auth::Peer;
+use crate::auth::{Held, Peer, Standing};
 use crate::problem::ApiError;
 use crate::server::Patience;
 use aether_core::{Code, Permission, Principal, TenantId, TenantScope};
@@ -22,6 +22,8 @@ const TENANT_HEADER: &str = "aether-tenant";
 pub(crate) struct Caller {
     principal: Principal,
     address: String,
+    /// What a long request stands on.
+    held: Option<Held>,
 }
 
 impl Caller {
@@ -32,6 +34,15 @@ impl Caller {
 
     pub(crate) fn tenant(&self) -> &str {
         self.principal.tenant.as_str()
+    }
+
+    /// Returns when the caller may no longer do what it does in a long
+    /// request; never for others.
+    pub(crate) async fn dismissed(&self) {
+        match &self.held {
+            Some(held) => held.lost().await,
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -59,7 +70,7 @@ pub(super) async fn guard(State((app, rule)): State<(App, Rule)>, mut request: R
     };
     let Some(permission) = permission else { return within(&app, rule.deadline, next.run(request)).await };
     let peer = request.extensions().get::<Peer>().cloned();
-    let caller = match authenticate(&app, peer, request.headers()).await {
+    let mut caller = match authenticate(&app, peer, request.headers()).await {
         Ok(caller) => caller,
         Err(error) => return error.into_response(),
     };
@@ -75,8 +86,16 @@ pub(super) async fn guard(State((app, rule)): State<(App, Rule)>, mut request: R
         deny(&app, &caller, permission, &request);
         return with_caller(ApiError::forbidden(permission.as_str()).into_response(), caller);
     }
-    request.extensions_mut().insert(caller.clone());
-    let mut response = within(&app, rule.deadline, next.run(request)).await;
+    if rule.deadline != Deadline::Short {
+        caller.held = Standing::hold(&app, &caller, permission);
+    }
+    let mut response = match caller.held.clone() {
+        Some(held) => standing(&app, &rule, &held, (&caller, request), next).await,
+        None => {
+            request.extensions_mut().insert(caller.clone());
+            within(&app, rule.deadline, next.run(request)).await
+        }
+    };
     if let Some(left) = left {
         left.write(response.headers_mut());
     }
@@ -84,6 +103,23 @@ pub(super) async fn guard(State((app, rule)): State<(App, Rule)>, mut request: R
         response.extensions_mut().insert(Patience::Stream);
     }
     with_caller(response, caller)
+}
+
+/// Served for as long as the caller may: its body, the wait for an answer,
+/// the answer's body. An upgraded connection minds [`Caller::dismissed`].
+async fn standing(app: &App, rule: &Rule, held: &Held, (caller, request): (&Caller, Request), next: Next) -> Response {
+    let mut request = request.map(|body| held.body(body));
+    request.extensions_mut().insert(caller.clone());
+    let response = tokio::select! {
+        // First: a body that broke off for it is not the client's fault.
+        biased;
+        () = held.lost() => return ApiError::unauthorized().into_response(),
+        response = within(app, rule.deadline, next.run(request)) => response,
+    };
+    match rule.deadline {
+        Deadline::Stream => response.map(|body| held.body(body)),
+        Deadline::Short | Deadline::Wait | Deadline::Exec => response,
+    }
 }
 
 /// For the access log and the metrics, which stand outside.
@@ -96,7 +132,7 @@ async fn authenticate(app: &App, peer: Option<Peer>, headers: &HeaderMap) -> Res
     let peer = peer.ok_or_else(|| ApiError::internal("a request without its peer: the accept loop sets it"))?;
     let principal = app.auth.principal(&peer, headers).await?;
     let principal = in_named_tenant(app, principal, headers).await?;
-    Ok(Caller { principal, address: peer.describe() })
+    Ok(Caller { principal, address: peer.describe(), held: None })
 }
 
 /// Operators of the platform act for a tenant by naming it; everybody else is

@@ -89,7 +89,7 @@ pub(crate) async fn forward(
         .max_write_buffer_size(WRITE_BUFFER_MOST)
         .on_upgrade(move |socket| async move {
             let _task = task;
-            serve(&app, to_node, from_node, socket).await;
+            serve((&app, &caller), to_node, from_node, socket).await;
         }))
 }
 
@@ -103,7 +103,12 @@ enum End {
     Broken,
 }
 
-async fn serve(app: &App, to_node: mpsc::Sender<PortRequest>, from_node: Streaming<PortPiece>, socket: WebSocket) {
+async fn serve(
+    (app, caller): (&App, &Caller),
+    to_node: mpsc::Sender<PortRequest>,
+    from_node: Streaming<PortPiece>,
+    socket: WebSocket,
+) {
     let (sink, source) = socket.split();
     let sink = Mutex::new(sink);
     let outward = to_client(from_node, &sink);
@@ -115,6 +120,7 @@ async fn serve(app: &App, to_node: mpsc::Sender<PortRequest>, from_node: Streami
             end = &mut outward, if !outward_over => { outward_over = true; end }
             end = &mut inward => end,
             () = app.draining.cancelled() => break close_code::RESTART,
+            () = caller.dismissed() => break close_code::POLICY,
         };
         match end {
             // The client may still send, until it closes.

@@ -6,15 +6,18 @@
 
 mod key;
 mod local;
+mod standing;
 
 pub use key::{ApiKey, Pepper, PepperError};
 pub(crate) use local::LocalUsers;
 pub use local::{LocalUser, PeerUser, REMEMBERED};
+pub(crate) use standing::{Held, Standing};
 
 use crate::problem::ApiError;
 use aether_core::principal::{Credential, Permission, Principal, Role};
 use aether_core::tenant::TenantStatus;
 use aether_core::{Clock, TenantId};
+use aether_store::{KeyRow, StoreError};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use std::net::SocketAddr;
@@ -68,19 +71,30 @@ impl Authenticator {
         let key = ApiKey::parse(text).ok_or_else(ApiError::unauthorized)?;
         let hash = self.pepper.hash(&key);
         let row = self.store.find_key_by_hash(&hash).await?.ok_or_else(ApiError::unauthorized)?;
+        let principal = self.of_key(&row)?;
+        self.note_use(&row);
+        Ok(principal)
+    }
+
+    /// Who a key stands for, while it holds.
+    fn of_key(&self, row: &KeyRow) -> Result<Principal, ApiError> {
         if !row.usable(self.clock.now()) {
             return Err(ApiError::unauthorized());
         }
         if row.tenant_status != TenantStatus::Active {
             return Err(crate::api::inactive(row.tenant_status));
         }
-        self.note_use(&row);
-        Ok(Principal::new(
-            row.tenant.clone(),
-            Credential::ApiKey { id: row.id.to_string() },
-            row.role,
-            row.scopes.as_ref(),
-        ))
+        let credential = Credential::ApiKey { id: row.id.to_string() };
+        Ok(Principal::new(row.tenant.clone(), credential, row.role, row.scopes.as_ref()))
+    }
+
+    /// Whether `caller`, let in earlier, would be let in again and may still
+    /// do this.
+    async fn still(&self, caller: &Principal, permission: Permission) -> Result<bool, StoreError> {
+        let Credential::ApiKey { id } = &caller.credential else { return Ok(true) };
+        let Ok(id) = id.parse() else { return Ok(false) };
+        let row = self.store.find_key(&id).await?;
+        Ok(row.is_some_and(|row| self.of_key(&row).is_ok_and(|caller| caller.may(permission))))
     }
 }
 
@@ -89,7 +103,7 @@ const TOUCH_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
 
 impl Authenticator {
     /// Last-use times are for people: written aside, and lost without harm.
-    fn note_use(&self, row: &aether_store::KeyRow) {
+    fn note_use(&self, row: &KeyRow) {
         if row.last_used_at.is_some_and(|at| self.clock.now().since(at) < TOUCH_EVERY) {
             return;
         }

@@ -18,5 +18,6 @@ mod node;
 mod ports;
 mod rates;
 mod sessions;
+mod standing;
 mod stream;
 mod tenants;

@@ -11,15 +11,22 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 pub(crate) type Socket = WebSocketStream<TcpStream>;
 
 pub(crate) async fn open(server: &Server, path: &str) -> Result<Socket, Error> {
-    keyed(server, path, "").await
+    open_as(server, &server.admin, path).await
 }
 
-/// With an idempotency key, unless it is empty.
+pub(crate) async fn open_as(server: &Server, key: &str, path: &str) -> Result<Socket, Error> {
+    open_with(server, path, &[("authorization", &format!("Bearer {key}"))]).await
+}
+
+/// With an idempotency key.
 async fn keyed(server: &Server, path: &str, key: &str) -> Result<Socket, Error> {
+    open_with(server, path, &[("authorization", &format!("Bearer {}", server.admin)), ("idempotency-key", key)]).await
+}
+
+async fn open_with(server: &Server, path: &str, headers: &[(&'static str, &str)]) -> Result<Socket, Error> {
     let mut request = format!("ws://{}{path}", server.address).into_client_request().expect("request");
-    request.headers_mut().insert("authorization", format!("Bearer {}", server.admin).parse().expect("header"));
-    if !key.is_empty() {
-        request.headers_mut().insert("idempotency-key", key.parse().expect("header"));
+    for (name, value) in headers {
+        request.headers_mut().insert(*name, value.parse().expect("header"));
     }
     let stream = TcpStream::connect(server.address).await.expect("connects");
     client_async(request, stream).await.map(|(socket, _)| socket)

@@ -6,7 +6,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 /// A server whose requests are an operator's.
-async fn operated() -> Server {
+pub(crate) async fn operated() -> Server {
     let mut server = start().await;
     server.admin = server.key("default", Role::PlatformAdmin, None).await;
     server

@@ -82,6 +82,11 @@ pub(crate) async fn find_by_hash(tx: &mut dyn Tx, hash: &[u8; 32]) -> Result<Opt
     query_one(tx, &sql, params![hash.as_slice()]).await?.as_ref().map(decode).transpose()
 }
 
+pub(crate) async fn find(tx: &mut dyn Tx, id: &KeyId) -> Result<Option<KeyRow>, StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM {FROM} WHERE k.id = $1");
+    query_one(tx, &sql, params![id.as_str()]).await?.as_ref().map(decode).transpose()
+}
+
 pub(crate) async fn list(tx: &mut dyn Tx, scope: &TenantScope) -> Result<Vec<KeyRow>, StoreError> {
     let sql =
         format!("SELECT {COLUMNS} FROM {FROM} WHERE k.tenant_id = $1 ORDER BY k.created_ms DESC, k.id LIMIT 1000");

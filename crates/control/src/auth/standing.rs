@@ -1,0 +1,114 @@
+//! Long answers and open connections end when the right that they stand on
+//! does: the key was revoked or has expired, lost the permission, or its
+//! tenant was suspended.
+//!
+//! Each right in use is looked at every [`ASKED_EVERY`], once for all that
+//! stand on it, so that it holds whichever server took it back. Where the
+//! store does not answer nothing ends: nobody could have taken anything back.
+//! Not here: what a new request may do (`auth`, `api::guard`).
+
+use crate::app::App;
+use aether_core::principal::Credential;
+use aether_core::{Permission, Principal, TenantId};
+use axum::body::Body;
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+const ASKED_EVERY: Duration = Duration::from_secs(1);
+
+/// Who, for which tenant, to do what.
+type Right = (Credential, TenantId, Permission);
+
+/// The rights that something stands on.
+#[derive(Default)]
+pub(crate) struct Standing(Mutex<BTreeMap<Right, Weak<CancellationToken>>>);
+
+/// Kept by what stands on a right for as long as it does.
+#[derive(Clone, Debug)]
+pub(crate) struct Held(Arc<CancellationToken>);
+
+impl Held {
+    /// Returns when the right is no more.
+    pub(crate) async fn lost(&self) {
+        self.0.cancelled().await;
+    }
+
+    /// `body` for as long as the right holds; then it breaks off.
+    pub(crate) fn body(&self, body: Body) -> Body {
+        let lost = Box::pin(CancellationToken::clone(&self.0).cancelled_owned());
+        Body::new(UntilLost { body, lost, _held: self.clone() })
+    }
+}
+
+impl Standing {
+    /// `None` for who has no credential that could be taken back.
+    pub(crate) fn hold(app: &App, caller: &Principal, permission: Permission) -> Option<Held> {
+        let Credential::ApiKey { .. } = caller.credential else { return None };
+        let right = (caller.credential.clone(), caller.tenant.clone(), permission);
+        let mut rights = app.standing.0.lock();
+        let known = rights.get(&right).and_then(Weak::upgrade).filter(|token| !token.is_cancelled());
+        let token = known.unwrap_or_else(|| {
+            let token = Arc::new(CancellationToken::new());
+            rights.insert(right, Arc::downgrade(&token));
+            tokio::spawn(ask(app.clone(), caller.clone(), permission, Arc::downgrade(&token)));
+            token
+        });
+        Some(Held(token))
+    }
+}
+
+async fn ask(app: App, caller: Principal, permission: Permission, token: Weak<CancellationToken>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(ASKED_EVERY) => {}
+            () = app.draining.cancelled() => break,
+        }
+        if token.strong_count() == 0 {
+            break;
+        }
+        match app.auth.still(&caller, permission).await {
+            Ok(true) => {}
+            Ok(false) => {
+                if let Some(token) = token.upgrade() {
+                    token.cancel();
+                }
+                break;
+            }
+            Err(error) => tracing::debug!(%error, "whether a right still holds is not known"),
+        }
+    }
+    app.standing.0.lock().retain(|_, token| token.strong_count() > 0);
+}
+
+struct UntilLost {
+    body: Body,
+    lost: Pin<Box<WaitForCancellationFutureOwned>>,
+    _held: Held,
+}
+
+impl HttpBody for UntilLost {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.lost.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(Err(axum::Error::new("the caller's right to it has ended"))));
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
