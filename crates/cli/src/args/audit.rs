@@ -111,4 +111,7 @@ pub(crate) struct AuditVerifyArgs {
     /// The public keys to trust, one a line, as in audit-signing.pub (repeatable). Without it a forger may have signed
     #[arg(long, value_name = "FILE")]
     pub(crate) public_key: Vec<PathBuf>,
+    /// A backup was restored, and that records were lost with it is known: only what is there is judged
+    #[arg(long)]
+    pub(crate) after_restore: bool,
 }

@@ -16,6 +16,9 @@ const MAX_LINE: u64 = 4 << 20;
 pub(crate) fn audit_verify(printer: Printer, args: &AuditVerifyArgs) -> Result<u8, CliError> {
     let trusted = if args.public_key.is_empty() { None } else { Some(keys(&args.public_key)?) };
     let mut verifier = Verifier::new(trusted);
+    if args.after_restore {
+        verifier = verifier.knowing_restores();
+    }
     for path in &args.anchor {
         let mut number = 0;
         lines(path, |line| {
@@ -92,6 +95,10 @@ fn people(report: &Report, anchored: bool) -> String {
     if !anchored {
         out.push_str("note: no --anchor was given: records missing at the end, or a log signed again, are not seen\n");
     }
+    if report.restores > 0 {
+        let times = report.restores;
+        out.push_str(&format!("note: backups were restored ({times}): what was lost with that is not judged\n"));
+    }
     for finding in &report.findings {
         out.push_str(&format!("WRONG: {finding}\n"));
     }
@@ -111,7 +118,7 @@ mod tests {
     }
 
     fn args(file: PathBuf) -> AuditVerifyArgs {
-        AuditVerifyArgs { file, anchor: Vec::new(), public_key: Vec::new() }
+        AuditVerifyArgs { file, anchor: Vec::new(), public_key: Vec::new(), after_restore: false }
     }
 
     #[test]
@@ -141,6 +148,7 @@ mod tests {
         assert!(told.contains("3, positions 1 to 3") && told.contains("1 from id 9 on"), "{told}");
         assert!(told.contains("no --public-key") && told.contains("no --anchor"), "{told}");
         assert!(told.ends_with("The log is whole.\n"));
+        assert!(people(&Report { restores: 1, ..report.clone() }, true).contains("restored (1)"));
         assert!(!people(&Report { keys_trusted: true, ..report }, true).contains("note:"));
     }
 }

@@ -22,9 +22,14 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
+use std::time::Duration;
 
 /// Rows of one read, and so of memory per export.
 const BATCH: u32 = 500;
+/// More than a page of records that are not linked is waited for: between two
+/// pages some would be, and stand in neither.
+const LINKED_SOON: Duration = Duration::from_millis(200);
+const WAITED: u32 = 150;
 
 /// The tenant's whole audit log with its proofs, as JSON lines: see docs/audit.md.
 #[utoipa::path(
@@ -71,6 +76,7 @@ pub(crate) async fn export(State(app): State<App>, caller: Caller, mut params: P
         known: head,
         tail: None,
         unsealed: 0,
+        waited: 0,
         digest: (0, None),
     };
     let stream = futures::stream::unfold(export, |mut export| async move {
@@ -93,8 +99,8 @@ pub(crate) async fn export(State(app): State<App>, caller: Caller, mut params: P
 enum Next {
     Begin,
     Digests,
-    /// Records after this position, and then after this sequence.
-    Records(u64, u64),
+    /// Records after this position, and those that are not linked yet.
+    Records(u64),
     End,
     Done,
 }
@@ -111,6 +117,8 @@ struct Export {
     /// Of the records after it.
     tail: Option<Hash>,
     unsealed: u64,
+    /// Times that it waited for records to be linked.
+    waited: u32,
     /// The last digest that was written.
     digest: (u64, Option<Signature>),
 }
@@ -122,7 +130,7 @@ impl Export {
             let text = match self.next {
                 Next::Begin => self.begin(),
                 Next::Digests => self.digests().await?,
-                Next::Records(position, sequence) => self.records(position, sequence).await?,
+                Next::Records(position) => self.records(position).await?,
                 Next::End => self.end().await,
                 Next::Done => return Ok(None),
             };
@@ -136,7 +144,7 @@ impl Export {
         let (floor, floor_hash) = (self.start.floor, self.start.floor_hash);
         (self.known.position, self.known.hash) = (floor, floor_hash);
         if self.ocsf {
-            self.next = Next::Records(floor, 0);
+            self.next = Next::Records(floor);
             return String::new();
         }
         self.next = Next::Digests;
@@ -163,35 +171,44 @@ impl Export {
             out.push_str(&text(&Line::Digest(kept.digest.clone())));
         }
         if out.is_empty() || page.len() < BATCH as usize || self.digest.0 >= self.start.digest_number {
-            self.next = Next::Records(self.start.floor, 0);
+            self.next = Next::Records(self.start.floor);
         }
         Ok(out)
     }
 
-    async fn records(&mut self, position: u64, sequence: u64) -> Result<String, StoreError> {
-        let page = self.app.store.audit_export(&self.of, position, sequence, BATCH).await?;
+    async fn records(&mut self, position: u64) -> Result<String, StoreError> {
+        let page = self.app.store.audit_export(&self.of, position, BATCH).await?;
         if page.head.floor > position.max(self.start.floor) {
             // Retention has overtaken us: the file would have a hole.
             return Err(StoreError::CursorExpired);
         }
         let mut out = String::new();
-        // What was linked since the first record that was not is left out.
-        let linked = if self.unsealed == 0 { page.linked } else { Vec::new() };
-        let mut next = (position, sequence);
-        for record in linked {
+        let mut next = position;
+        for record in page.linked {
             if let (Some(position), Some(hash)) = (record.position, record.hash) {
-                next.0 = position;
+                next = position;
                 (self.known.position, self.known.hash) = (position, hash);
             }
             self.write(&mut out, record);
         }
+        if page.more {
+            if !out.is_empty() {
+                self.next = Next::Records(next);
+                return Ok(out);
+            }
+            self.waited += 1;
+            if self.waited > WAITED {
+                return Err(StoreError::CursorExpired);
+            }
+            tokio::time::sleep(LINKED_SOON).await;
+            return Ok(out);
+        }
         for record in page.unlinked {
-            next.1 = record.sequence;
             self.unsealed += 1;
             self.tail = Some(record.fields().hash(&self.tail.unwrap_or(self.known.hash), 0));
             self.write(&mut out, record);
         }
-        self.next = if page.more && next != (position, sequence) { Next::Records(next.0, next.1) } else { Next::End };
+        self.next = Next::End;
         Ok(out)
     }
 

@@ -2,9 +2,10 @@
 //! synced before it counts. It is worth as much as its place: on another disk,
 //! append-only, or copied away.
 
-use aether_core::audit::{AnchorLine, Digest};
+use aether_core::audit::{AnchorLine, Digest, DigestKind, Signature};
 use aether_store::KeptDigest;
 use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -62,6 +63,27 @@ impl Anchor {
         Ok(())
     }
 
+    /// The last digest of each chain in the file, exports apart. Blocks.
+    pub(crate) fn ends(&self) -> std::io::Result<Vec<Digest>> {
+        let mut ends: BTreeMap<Option<String>, Digest> = BTreeMap::new();
+        whole_lines(BufReader::new(File::open(&self.path)?), |AnchorLine { digest, .. }| {
+            let newer = ends.get(&digest.tenant).is_none_or(|end| end.number < digest.number);
+            if newer && digest.kind != DigestKind::Export {
+                ends.insert(digest.tenant.clone(), digest);
+            }
+        })?;
+        Ok(ends.into_values().collect())
+    }
+
+    /// Which of these are in the file, by their signatures. Blocks.
+    pub(crate) fn held(&self, wanted: BTreeSet<Signature>) -> std::io::Result<BTreeSet<Signature>> {
+        let mut held = BTreeSet::new();
+        whole_lines(BufReader::new(File::open(&self.path)?), |line| {
+            held.extend(wanted.get(&line.digest.signature));
+        })?;
+        Ok(held)
+    }
+
     /// A digest of an export, which is not the store's. Blocks.
     pub(crate) fn append_export(&self, digest: &Digest) -> std::io::Result<()> {
         let _last = self.last.lock();
@@ -114,16 +136,23 @@ fn last_id(path: &Path) -> std::io::Result<u64> {
     highest(BufReader::new(file))
 }
 
-/// Of lines that are whole: the first one read may be cut.
-fn highest(mut reader: impl BufRead) -> std::io::Result<u64> {
-    let (mut found, mut line) = (0, Vec::new());
+fn highest(reader: impl BufRead) -> std::io::Result<u64> {
+    let mut found = 0;
+    whole_lines(reader, |line| found = found.max(line.id.unwrap_or(0)))?;
+    Ok(found)
+}
+
+/// The first line read may be cut, and so may the last.
+fn whole_lines(mut reader: impl BufRead, mut each: impl FnMut(AnchorLine)) -> std::io::Result<()> {
+    let mut line = Vec::new();
     loop {
         line.clear();
         if reader.read_until(b'\n', &mut line)? == 0 {
-            return Ok(found);
+            return Ok(());
         }
-        let parsed = line.ends_with(b"\n").then(|| serde_json::from_slice::<AnchorLine>(&line).ok()).flatten();
-        found = found.max(parsed.and_then(|l| l.id).unwrap_or(0));
+        if let Some(parsed) = line.ends_with(b"\n").then(|| serde_json::from_slice(&line).ok()).flatten() {
+            each(parsed);
+        }
     }
 }
 
@@ -131,7 +160,7 @@ fn highest(mut reader: impl BufRead) -> std::io::Result<u64> {
 mod tests {
     use super::*;
     use aether_core::Timestamp;
-    use aether_core::audit::{DigestKind, Head, Signer, genesis};
+    use aether_core::audit::{Head, Signer, genesis};
 
     fn kept(id: u64) -> KeptDigest {
         let signer = Signer::from_seed(&[3; 32]).expect("a seed");

@@ -31,6 +31,11 @@ impl Keeper {
 
     /// Works until somebody else leads; returns the error that said so.
     pub(crate) async fn run(&self, epoch: &Epoch) -> StoreError {
+        match self.resume(epoch).await {
+            Ok(()) => {}
+            Err(fenced @ StoreError::Fenced { .. }) => return fenced,
+            Err(error) => tracing::warn!(%error, "whether the audit log comes from a backup is not known"),
+        }
         // What the last leader signed may not be in our file.
         self.anchor().await;
         let mut digest_from = Instant::now();
@@ -120,12 +125,78 @@ impl Keeper {
         }
     }
 
-    /// The signed cut is kept and anchored before anything goes.
+    /// A database that has less than the anchor file was restored from a
+    /// backup: its chains go on where the file ends, and say so.
+    async fn resume(&self, epoch: &Epoch) -> Result<(), StoreError> {
+        let renumbered = self.store.audit_renumber(epoch).await?;
+        if renumbered > 0 {
+            tracing::warn!(renumbered, "the database comes from another cluster: events and records are numbered anew");
+        }
+        let anchor = self.seal.anchor.clone();
+        // That it cannot be read is said where digests are anchored.
+        let Ok((last, ends)) = blocking(move || Ok((anchor.last()?, anchor.ends()?))).await else { return Ok(()) };
+        if self.store.audit_last_digest().await? >= last {
+            return Ok(());
+        }
+        let mut digests = Vec::new();
+        for end in ends {
+            let head = self.store.audit_head_of_chain(end.tenant.as_deref()).await?;
+            if head.digest_number < end.number {
+                tracing::error!(
+                    tenant = end.tenant,
+                    from = head.position + 1,
+                    "audit records were lost: a backup was restored"
+                );
+                digests.push(self.restored(head, &end));
+            }
+        }
+        self.store.audit_resume(epoch, digests, last).await
+    }
+
+    fn restored(&self, head: AuditHead, end: &Digest) -> Digest {
+        self.seal.signer.sign(Head {
+            kind: DigestKind::Restored,
+            number: end.number + 1,
+            tenant: head.tenant,
+            from: head.digest_to + 1,
+            to: head.position,
+            unsealed: 0,
+            head: head.hash,
+            tail: None,
+            previous: Some(end.signature),
+            time: self.clock.now(),
+        })
+    }
+
+    /// The signed cut is kept and anchored before anything goes; and only what
+    /// a digest covers that is in the anchor file, as it is there.
     async fn prune(&self, epoch: &Epoch, age: Duration) -> Result<(), StoreError> {
-        let cuts = self.store.audit_cuts(self.clock.now().minus(age)).await?;
+        let mut cuts = self.store.audit_cuts(self.clock.now().minus(age)).await?;
         if cuts.is_empty() {
             return Ok(());
         }
+        let (anchor, signed) = (self.seal.anchor.clone(), cuts.iter().map(|cut| cut.signed.digest.signature).collect());
+        let held = match blocking(move || anchor.held(signed)).await {
+            Ok(held) => held,
+            Err(error) => {
+                tracing::error!(%error, "the audit's anchor file cannot be read: nothing is removed");
+                return Ok(());
+            }
+        };
+        cuts.retain(|cut| {
+            let digest = &cut.signed.digest;
+            let sound = digest.is_sound() && digest.head == cut.hash && digest.tenant == cut.head.tenant;
+            if !sound || !held.contains(&digest.signature) {
+                let (tenant, number) = (cut.head.tenant.as_deref(), digest.number);
+                tracing::error!(
+                    tenant,
+                    number,
+                    "a digest is not as it was signed and anchored: nothing is removed by it"
+                );
+                return false;
+            }
+            true
+        });
         let tenants: Vec<Option<String>> = cuts.iter().map(|cut| cut.head.tenant.clone()).collect();
         let digests = cuts.into_iter().map(|cut| self.cut(cut)).collect();
         self.store.audit_keep_digests(epoch, digests).await?;
@@ -146,7 +217,7 @@ impl Keeper {
             number: cut.head.digest_number + 1,
             tenant: cut.head.tenant,
             from: cut.head.floor + 1,
-            to: cut.to,
+            to: cut.signed.digest.to,
             unsealed: 0,
             head: cut.hash,
             tail: None,

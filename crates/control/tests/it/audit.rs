@@ -2,7 +2,7 @@
 
 use crate::harness::{Server, ok, problem, start, start_with};
 use aether_core::Role;
-use aether_core::audit::{PublicKey, Report, Verifier};
+use aether_core::audit::{Fault, PublicKey, Report, Verifier};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -170,31 +170,97 @@ async fn a_later_leader_goes_on_with_the_chain_and_the_anchors() {
     assert!(report.is_clean(), "{:?}", report.findings);
 }
 
-#[tokio::test]
-async fn retention_leaves_a_chain_that_verifies() {
-    let server = start_with(|cfg| {
+const MONTH: Duration = Duration::from_secs(31 * 24 * 3600);
+
+async fn kept_for_a_month() -> Server {
+    start_with(|cfg| {
         cfg.audit.digest_interval = Duration::from_millis(100);
         cfg.audit.retention_days = 30;
     })
-    .await;
-    server.agent("one").await;
-    // A month passes: for the rows, before they are linked, that is.
+    .await
+}
+
+fn written(server: &Server) -> rusqlite::Connection {
     let database = rusqlite::Connection::open(&server.database).expect("opens");
     database.busy_timeout(Duration::from_secs(10)).expect("waits");
-    linked(&server, &server.admin).await;
-    database.execute("UPDATE audit_logs SET at_ms = 1000 WHERE tenant_id = 'default'", []).expect("runs");
-    let gone = |s: &Server| {
-        let store = s.store.clone();
-        async move {
-            let scope = aether_core::TenantScope::system(aether_core::TenantId::default_tenant(), "test");
-            store.audit_head(&aether_store::AuditOf::Tenant(scope)).await.expect("reads").floor > 0
-        }
-    };
-    server.until(gone).await;
+    database
+}
+
+async fn head(server: &Server) -> aether_store::AuditHead {
+    server.store.audit_head_of_chain(Some("default")).await.expect("reads")
+}
+
+async fn anchored(server: &Server) {
+    linked(server, &server.admin).await;
+    server.until(|s| async move { head(s).await.digest_to == head(s).await.position }).await;
+    let anchor = beside(server, "audit-anchor.jsonl");
+    let signature = head(server).await.digest_signature.expect("signed").to_string();
+    server.until(|_| async { std::fs::read_to_string(&anchor).is_ok_and(|text| text.contains(&signature)) }).await;
+}
+
+#[tokio::test]
+async fn retention_leaves_a_chain_that_verifies() {
+    let server = kept_for_a_month().await;
+    server.agent("one").await;
+    anchored(&server).await;
+    server.clock.pass(MONTH);
+    server.until(|s| async move { head(s).await.floor > 0 }).await;
     ok(server.post("/v1/agents", json!({ "image": "never", "name": "after" }))).await;
     linked(&server, &server.admin).await;
     let log = export(&server, &server.admin, "").await;
     let report = verified(&server, &log, true);
     assert!(report.is_clean(), "{:?}", report.findings);
     assert!(report.first.is_some_and(|n| n > 1), "{report:?}");
+}
+
+#[tokio::test]
+async fn what_is_made_to_look_old_stays() {
+    let server = kept_for_a_month().await;
+    server.agent("one").await;
+    anchored(&server).await;
+    let database = written(&server);
+    database.execute("UPDATE audit_logs SET at_ms = 1000", []).expect("runs");
+    // A digest says when it was signed, and is not believed once it is another.
+    let long_ago = "UPDATE audit_digests SET document = json_set(document, '$.time', '2001-01-01T00:00:00Z')";
+    database.execute(long_ago, []).expect("runs");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(head(&server).await.floor, 0);
+    // Nor after a month, when it would be old by its own time.
+    server.clock.pass(MONTH);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(head(&server).await.floor, 0);
+}
+
+#[tokio::test]
+async fn a_restored_backup_is_seen_and_the_anchors_go_on() {
+    let server = start_with(|cfg| cfg.audit.digest_interval = Duration::from_millis(100)).await;
+    server.agent("one").await;
+    anchored(&server).await;
+    let database = written(&server);
+    let save = "CREATE TABLE saved AS SELECT * FROM audit_heads;
+        CREATE TABLE saved_end AS SELECT (SELECT max(seq) FROM audit_logs) AS seq,
+            (SELECT max(id) FROM audit_digests) AS digest, (SELECT seq FROM audit_linked) AS linked;";
+    database.execute_batch(save).expect("saves");
+    for n in 0..3 {
+        ok(server.post("/v1/agents", json!({ "image": "never", "name": format!("lost{n}") }))).await;
+        anchored(&server).await;
+    }
+    let before = head(&server).await;
+    let restore = "BEGIN IMMEDIATE;
+        DELETE FROM audit_logs WHERE seq > (SELECT seq FROM saved_end);
+        DELETE FROM audit_chain WHERE seq > (SELECT linked FROM saved_end);
+        DELETE FROM audit_digests WHERE id > (SELECT digest FROM saved_end);
+        DELETE FROM audit_heads; INSERT INTO audit_heads SELECT * FROM saved;
+        UPDATE audit_linked SET seq = (SELECT linked FROM saved_end); COMMIT;";
+    database.execute_batch(restore).expect("restores");
+    // As after a start.
+    server.store.take_leadership("passing-by").await.expect("leads");
+    server.until(|s| async move { head(s).await.digest_number > before.digest_number }).await;
+    ok(server.post("/v1/agents", json!({ "image": "never", "name": "after" }))).await;
+    anchored(&server).await;
+    let log = export(&server, &server.admin, "").await;
+    let report = verified(&server, &log, true);
+    let told: Vec<_> = report.findings.iter().map(|f| &f.fault).collect();
+    assert!(matches!(told[..], [Fault::Restored { .. }]), "{told:?}");
+    assert_eq!(report.anchored_to, Some(head(&server).await.digest_to), "what came since is anchored");
 }

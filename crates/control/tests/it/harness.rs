@@ -7,7 +7,7 @@ use aether_control::{ApiListeners, Control, ControlConfig, DataDialer, DialError
 use aether_core::principal::Credential;
 use aether_core::source::{OsRng, SystemClock};
 use aether_core::tenant::Tier;
-use aether_core::{AgentId, KeyId, NodeId, Permission, Principal, Role, TenantId, TenantScope};
+use aether_core::{AgentId, Clock, KeyId, NodeId, Permission, Principal, Role, TenantId, TenantScope, Timestamp};
 use aether_proto::pipe::{Connector, pipe};
 use aether_proto::transport::NodeTransport;
 use aether_store::{NewKey, NewTenant, SealKey, Store, StoreConfig, StoreError};
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +29,29 @@ impl DataDialer for Pipe {
     }
 }
 
+/// The system's clock, set ahead by a test.
+#[derive(Default)]
+pub(crate) struct Ahead {
+    system: SystemClock,
+    by_ms: AtomicU64,
+}
+
+impl Ahead {
+    pub(crate) fn pass(&self, time: Duration) {
+        self.by_ms.fetch_add(u64::try_from(time.as_millis()).expect("a time"), Ordering::SeqCst);
+    }
+}
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_unix_ms(self.system.now().unix_ms() + self.by_ms.load(Ordering::SeqCst))
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.system.monotonic()
+    }
+}
+
 pub(crate) struct Server {
     pub(crate) url: String,
     pub(crate) address: std::net::SocketAddr,
@@ -35,6 +59,7 @@ pub(crate) struct Server {
     pub(crate) database: PathBuf,
     pub(crate) node: FakeNode,
     pub(crate) store: Store,
+    pub(crate) clock: Arc<Ahead>,
     pub(crate) client: reqwest::Client,
     pub(crate) admin: String,
     pub(crate) stop: CancellationToken,
@@ -53,7 +78,7 @@ pub(crate) async fn start() -> Server {
 pub(crate) async fn start_with(change: impl FnOnce(&mut ControlConfig)) -> Server {
     let dir = tempfile::tempdir().expect("dir");
     let database = dir.path().join("store.db");
-    let clock = Arc::new(SystemClock::default());
+    let clock = Arc::new(Ahead::default());
     let cfg = StoreConfig::Sqlite { path: database.clone() };
     let store = Store::connect(cfg, SealKey::from_bytes([7; 32]), clock.clone(), Arc::new(OsRng)).await.expect("store");
     store.migrate_up().await.expect("migrates");
@@ -61,7 +86,7 @@ pub(crate) async fn start_with(change: impl FnOnce(&mut ControlConfig)) -> Serve
     let mut cfg = ControlConfig::new("test-server", &pepper);
     change(&mut cfg);
     let first = aether_control::first_admin_key(&store, &pepper, &OsRng).await.expect("key").expect("the first");
-    let control = Control::start(cfg, store.clone(), clock, Arc::new(OsRng)).await.expect("starts");
+    let control = Control::start(cfg, store.clone(), clock.clone(), Arc::new(OsRng)).await.expect("starts");
     let (to_control, incoming) = pipe();
     let service = control.node_control_service();
     let stop = CancellationToken::new();
@@ -88,6 +113,7 @@ pub(crate) async fn start_with(change: impl FnOnce(&mut ControlConfig)) -> Serve
         database,
         node,
         store,
+        clock,
         // Well before the server closes an idle connection: a request must not meet that.
         client: reqwest::Client::builder()
             .no_proxy()
@@ -121,8 +147,8 @@ impl Server {
 
     pub(crate) async fn second_as(&self, change: impl FnOnce(Control) -> Control) -> String {
         let cfg = ControlConfig::new("second-server", &self.pepper);
-        let clock = Arc::new(SystemClock::default());
-        let control = Control::start(cfg, self.store.clone(), clock, Arc::new(OsRng)).await.expect("starts");
+        let control =
+            Control::start(cfg, self.store.clone(), self.clock.clone(), Arc::new(OsRng)).await.expect("starts");
         let control = change(control);
         let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let url = format!("http://{}", tcp.local_addr().expect("address"));

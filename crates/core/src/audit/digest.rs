@@ -7,9 +7,10 @@
 //!   · option hex of previous · number time in ms · 32 bytes key )
 //! ```
 //!
-//! Those of the kinds `interval` and `cut` are numbered in each chain from 1
-//! without gaps, and each names the signature of the one before: whoever
-//! signs an old part again contradicts what was anchored.
+//! All but exports are numbered in each chain from 1 without gaps, and each
+//! names the signature of the one before: whoever signs an old part again
+//! contradicts what was anchored. Intervals cover a chain without gap or
+//! overlap, and a cut is made where one of them ends.
 
 use super::bytes::{Hash, PublicKey, Signature};
 use crate::Timestamp;
@@ -25,6 +26,9 @@ pub enum DigestKind {
     Interval,
     /// What retention removed: the chain begins after it.
     Cut,
+    /// The database is as a backup had it: the chain ends here, and what
+    /// earlier digests tell of later positions is lost.
+    Restored,
     /// What an exported file holds; no part of the chain of digests.
     Export,
 }
@@ -34,6 +38,7 @@ impl DigestKind {
         match self {
             DigestKind::Interval => "interval",
             DigestKind::Cut => "cut",
+            DigestKind::Restored => "restored",
             DigestKind::Export => "export",
         }
     }

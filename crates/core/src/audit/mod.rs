@@ -183,6 +183,8 @@ impl Encoder {
 }
 
 #[cfg(test)]
+mod chain_tests;
+#[cfg(test)]
 mod fuzz;
 #[cfg(test)]
 mod tamper_tests;

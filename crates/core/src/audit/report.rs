@@ -50,6 +50,8 @@ pub enum Fault {
     SignedTwice { number: u64 },
     #[error("the digest does not follow the one before it")]
     DigestUnlinked,
+    #[error("a backup was restored here: the records from {from} on that were signed before are lost")]
+    Restored { from: u64 },
 }
 
 /// A fault with its place.
@@ -96,6 +98,8 @@ pub struct Report {
     pub unsealed_from: Option<u64>,
     /// Digests with a good signature.
     pub digests: u64,
+    /// Backups that were restored and that the caller knows of.
+    pub restores: u64,
     /// The last position that a digest of the anchor file covers.
     pub anchored_to: Option<u64>,
     /// The keys that signed.

@@ -136,7 +136,7 @@ pub(super) fn verify(lines: &[String], anchor: &[String], keys: &[PublicKey]) ->
     verifier.finish()
 }
 
-fn faults(report: &Report) -> Vec<(Option<u64>, F)> {
+pub(super) fn faults(report: &Report) -> Vec<(Option<u64>, F)> {
     report.findings.iter().map(|f| (f.position, f.fault.clone())).collect()
 }
 
@@ -224,59 +224,6 @@ fn a_chain_made_anew_meets_what_was_signed() {
     let report = verify(&forged.lines(), &log.anchor(), &key);
     assert!(report.findings.iter().any(|f| f.fault == F::SignedTwice { number: 1 }), "{:?}", report.findings);
     assert!(report.findings.iter().any(|f| matches!(f.fault, F::Rewritten { .. })));
-}
-
-#[test]
-fn a_cut_by_retention_is_founded_by_its_digest() {
-    let log = Log::new(30, 10, 0);
-    let key = [signer(1).public_key()];
-    let cut = |signed_by: u8| {
-        let head = log.records[11].hash.expect("linked");
-        signer(signed_by).sign(Head {
-            kind: K::Cut,
-            number: 4,
-            tenant: log.tenant.clone(),
-            from: 1,
-            to: 12,
-            unsealed: 0,
-            head,
-            tail: None,
-            previous: log.digests.last().map(|d| d.signature),
-            time: Timestamp::from_unix_ms(1),
-        })
-    };
-    let pruned = |cut: Option<Digest>| {
-        let end = log.end(&signer(1));
-        let end = signer(1).sign(Head {
-            kind: K::Export,
-            number: 4,
-            tenant: end.tenant,
-            from: 13,
-            to: 30,
-            unsealed: 0,
-            head: end.head,
-            tail: None,
-            previous: end.previous,
-            time: end.time,
-        });
-        let begin = Begin {
-            version: 1,
-            tenant: log.tenant.clone(),
-            from: 13,
-            prev: log.records[11].hash.expect("linked"),
-            time: Timestamp::from_unix_ms(2),
-            key: key[0],
-        };
-        let mut lines = vec![Line::Begin(begin)];
-        lines.extend(log.digests[1..].iter().cloned().chain(cut).map(Line::Digest));
-        lines.extend(log.records[12..].iter().cloned().map(|r| Line::Record(Box::new(r))));
-        lines.push(Line::End(end));
-        lines.iter().map(|l| l.text().expect("JSON")).collect::<Vec<_>>()
-    };
-    assert_eq!(faults(&verify(&pruned(Some(cut(1))), &log.anchor(), &key)), []);
-    let unfounded = (None, F::BeginsUnfounded { from: 13 });
-    assert_eq!(faults(&verify(&pruned(None), &log.anchor(), &key)), std::slice::from_ref(&unfounded));
-    assert!(faults(&verify(&pruned(Some(cut(2))), &log.anchor(), &key)).contains(&unfounded));
 }
 
 #[test]

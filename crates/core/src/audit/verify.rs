@@ -6,7 +6,7 @@
 //! claims, so that one changed record is one finding.
 
 use super::report::{Fault, Finding, Report};
-use super::{AnchorLine, Begin, Digest, DigestKind, Hash, Line, PublicKey, Record, genesis};
+use super::{AnchorLine, Begin, Digest, DigestKind, Hash, Line, PublicKey, Record, Signature, genesis};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Findings that are kept; more are counted.
@@ -39,6 +39,7 @@ enum Part {
 pub struct Verifier {
     /// None: whatever key the file names.
     trusted: Option<BTreeSet<PublicKey>>,
+    restores_known: bool,
     keys: BTreeSet<PublicKey>,
     report: Report,
     line: u64,
@@ -65,6 +66,7 @@ impl Verifier {
         let report = Report { keys_trusted: trusted.is_some(), ..Report::default() };
         Self {
             trusted,
+            restores_known: false,
             keys: BTreeSet::new(),
             report,
             line: 0,
@@ -82,6 +84,12 @@ impl Verifier {
             gaps: BTreeMap::new(),
             tail: None,
         }
+    }
+
+    /// That backups were restored is known, and what was lost with it.
+    #[must_use]
+    pub fn knowing_restores(self) -> Self {
+        Self { restores_known: true, ..self }
     }
 
     /// Lines of the anchor file, before any of the log.
@@ -199,17 +207,15 @@ impl Verifier {
                 sound.push(signed);
             }
         }
+        let sound = self.digest_chain(sound);
         for signed in &sound {
             let d = &signed.digest;
             self.heads.entry(d.to).or_default().push((d.kind, d.number, d.head));
-            if d.kind == DigestKind::Cut {
-                self.cuts.insert((d.to, d.head));
-            }
             if signed.in_anchor {
                 self.covered = self.covered.max(d.to);
             }
         }
-        self.digest_chain(sound);
+        self.cuts = founded_cuts(&sound);
         self.start();
     }
 
@@ -245,23 +251,42 @@ impl Verifier {
         false
     }
 
-    /// Numbers without gaps, each naming the signature of the one before.
-    fn digest_chain(&mut self, sound: Vec<Signed>) {
-        let mut chain: Vec<Signed> = sound.into_iter().filter(|s| s.digest.kind != DigestKind::Export).collect();
-        chain.sort_by_key(|s| (s.digest.number, s.digest.signature));
-        chain.dedup_by_key(|s| (s.digest.number, s.digest.signature));
-        for pair in chain.windows(2) {
-            let (before, after) = (&pair[0], &pair[1]);
-            let (line, in_anchor) = (Some(after.line), after.in_anchor);
-            let number = after.digest.number;
-            let fault = match number - before.digest.number {
-                0 => Fault::SignedTwice { number },
-                1 if after.digest.previous == Some(before.digest.signature) => continue,
-                1 => Fault::DigestUnlinked,
-                _ => Fault::DigestMissing { number: before.digest.number + 1 },
-            };
-            self.found(line, in_anchor, None, fault);
+    /// In order, without those that a restored backup has overtaken. Numbers
+    /// have no gaps, each names the signature of the one before, intervals
+    /// follow each other.
+    fn digest_chain(&mut self, mut sound: Vec<Signed>) -> Vec<Signed> {
+        // An export bears the number of the digest before it.
+        sound.sort_by_key(|s| (s.digest.number, s.digest.kind == DigestKind::Export, s.digest.signature));
+        sound.dedup_by_key(|s| (s.digest.number, s.digest.signature));
+        let floor = self.begin.as_ref().map_or(0, |b| b.from.saturating_sub(1));
+        let mut faults = Vec::new();
+        let mut chain: Vec<Signed> = Vec::with_capacity(sound.len());
+        let (mut before, mut covered) = (None::<(u64, Signature)>, None::<u64>);
+        for signed in sound {
+            let d = &signed.digest;
+            if d.kind != DigestKind::Export {
+                let follows = follows(d, before, covered, floor);
+                let adjacent = before.is_some_and(|(number, _)| number + 1 == d.number);
+                faults.extend(follows.err().map(|fault| (signed.line, signed.in_anchor, fault)));
+                before = Some((d.number, d.signature));
+                covered = match d.kind {
+                    DigestKind::Interval | DigestKind::Restored => Some(d.to),
+                    _ => covered.filter(|_| adjacent),
+                };
+            }
+            if d.kind == DigestKind::Restored {
+                chain.retain(|earlier| earlier.digest.to <= d.to);
+                match self.restores_known {
+                    true => self.report.restores += 1,
+                    false => faults.push((signed.line, signed.in_anchor, Fault::Restored { from: d.to + 1 })),
+                }
+            }
+            chain.push(signed);
         }
+        for (line, in_anchor, fault) in faults {
+            self.found(Some(line), in_anchor, None, fault);
+        }
+        chain
     }
 
     fn record(&mut self, record: &Record) {
@@ -362,4 +387,31 @@ impl Verifier {
             self.here(None, Fault::EndsElsewhere);
         }
     }
+}
+
+/// Whether a digest follows the one before it; the first one that is known
+/// follows nothing.
+fn follows(d: &Digest, before: Option<(u64, Signature)>, covered: Option<u64>, floor: u64) -> Result<(), Fault> {
+    let Some((number, signature)) = before else { return Ok(()) };
+    let interval = d.kind == DigestKind::Interval;
+    match d.number - number {
+        0 => Err(Fault::SignedTwice { number }),
+        1 if d.previous != Some(signature) => Err(Fault::DigestUnlinked),
+        1 if interval && covered.is_some_and(|to| d.from != to + 1) => Err(Fault::DigestUnlinked),
+        1 => Ok(()),
+        // What retention removed, before another server had it in its file;
+        // and what a restored backup did not have.
+        _ if (interval && d.to <= floor) || d.kind == DigestKind::Restored => Ok(()),
+        _ => Err(Fault::DigestMissing { number: number + 1 }),
+    }
+}
+
+/// Where the chain may begin. A cut is believed where an interval ends that
+/// was signed on its own: who signs a cut at a place of his choice would have
+/// to sign that interval too, which then overlaps those that are anchored.
+fn founded_cuts(chain: &[Signed]) -> BTreeSet<(u64, Hash)> {
+    let place = |s: &Signed| (s.digest.to, s.digest.head);
+    let ends: BTreeSet<_> = chain.iter().filter(|s| s.digest.kind == DigestKind::Interval).map(place).collect();
+    let cuts = chain.iter().filter(|s| s.digest.kind == DigestKind::Cut).map(place);
+    cuts.filter(|cut| ends.contains(cut)).collect()
 }

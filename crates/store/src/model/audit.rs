@@ -80,14 +80,16 @@ pub struct AuditExport {
     pub linked: Vec<Record>,
     /// Where no more linked ones follow: those that are not linked yet.
     pub unlinked: Vec<Record>,
+    /// There are more of either kind.
     pub more: bool,
 }
 
-/// What retention may remove of a chain, and the hash there.
+/// What retention may remove of a chain: what `signed` covers. `hash` is what
+/// the chain has where that ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditCut {
     pub head: AuditHead,
-    pub to: u64,
+    pub signed: KeptDigest,
     pub hash: Hash,
 }
 

@@ -11,6 +11,9 @@ use crate::tx::{Tx, params, query_one, to_json};
 use aether_core::Timestamp;
 use aether_core::audit::{Digest, DigestKind};
 
+/// Of one chain, for one cut; what is older than that waits for the next.
+const LOOKED_AT: u32 = 1000;
+
 /// Chains that grew since their last digest.
 pub(crate) async fn undigested(tx: &mut dyn Tx, limit: u32) -> Result<Vec<AuditHead>, StoreError> {
     let sql = format!("SELECT {HEAD} FROM audit_heads WHERE position > digest_to ORDER BY chain LIMIT $1");
@@ -27,17 +30,55 @@ pub(crate) async fn keep(tx: &mut dyn Tx, epoch: &Epoch, digests: &[Digest]) -> 
         if !follows || digest.to > head.position {
             continue;
         }
-        let chain = chain_of(digest.tenant.as_deref());
-        let sql = "INSERT INTO audit_digests (id, chain, number, kind, to_position, document)
-             SELECT coalesce(max(id), 0) + 1, $1, $2, $3, $4, $5 FROM audit_digests";
-        let document = to_json(digest)?;
-        tx.execute(sql, params![chain, digest.number, digest.kind.as_str(), digest.to, document]).await?;
         // A cut covers nothing new.
         let to = if digest.kind == DigestKind::Interval { digest.to } else { head.digest_to };
-        let sql = "UPDATE audit_heads SET digest_to = $1, digest_number = $2, digest_signature = $3 WHERE chain = $4";
-        tx.execute(sql, params![to, digest.number, digest.signature.0.as_slice(), chain]).await?;
+        insert(tx, digest, 0).await?;
+        move_head(tx, &head, digest, to).await?;
     }
     Ok(())
+}
+
+/// Goes on where anchored digests end that this database, restored from a
+/// backup, has not: their numbers, of a chain and of all (`last`), are not
+/// given again. One that is not ahead of the chain is left out.
+pub(crate) async fn resume(tx: &mut dyn Tx, epoch: &Epoch, digests: &[Digest], last: u64) -> Result<(), StoreError> {
+    leadership::check(tx, epoch).await?;
+    for digest in digests {
+        let head = head(tx, digest.tenant.as_deref()).await?;
+        if digest.number <= head.digest_number || digest.to != head.position || digest.head != head.hash {
+            continue;
+        }
+        insert(tx, digest, last).await?;
+        move_head(tx, &head, digest, digest.to).await?;
+    }
+    Ok(())
+}
+
+async fn insert(tx: &mut dyn Tx, digest: &Digest, above: u64) -> Result<(), StoreError> {
+    let sql = "INSERT INTO audit_digests (id, chain, number, kind, to_position, document)
+         SELECT CASE WHEN coalesce(max(id), 0) > $6 THEN max(id) ELSE $6 END + 1, $1, $2, $3, $4, $5 FROM audit_digests";
+    let chain = chain_of(digest.tenant.as_deref());
+    let values = params![chain, digest.number, digest.kind.as_str(), digest.to, to_json(digest)?, above];
+    tx.execute(sql, values).await.map(|_| ())
+}
+
+async fn move_head(tx: &mut dyn Tx, head: &AuditHead, digest: &Digest, to: u64) -> Result<(), StoreError> {
+    let sql = "INSERT INTO audit_heads
+             (chain, position, hash, floor, floor_hash, digest_to, digest_number, digest_signature)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (chain) DO UPDATE SET
+             digest_to = excluded.digest_to, digest_number = excluded.digest_number,
+             digest_signature = excluded.digest_signature";
+    let (hash, floor) = (head.hash.0.as_slice(), head.floor_hash.0.as_slice());
+    let chain = chain_of(head.tenant.as_deref());
+    let signature = digest.signature.0.as_slice();
+    let values = params![chain, head.position, hash, head.floor, floor, to, digest.number, signature];
+    tx.execute(sql, values).await.map(|_| ())
+}
+
+/// The highest number of a digest, 0 for none.
+pub(crate) async fn last(tx: &mut dyn Tx) -> Result<u64, StoreError> {
+    let row = query_one(tx, "SELECT coalesce(max(id), 0) AS id FROM audit_digests", Vec::new()).await?;
+    row.map_or(Ok(0), |row| row.uint("id"))
 }
 
 /// Digests of all chains after `id`, as they were kept.
@@ -46,25 +87,21 @@ pub(crate) async fn after(tx: &mut dyn Tx, id: u64, limit: u32) -> Result<Vec<Ke
     tx.query(sql, params![id, limit]).await?.iter().map(kept).collect()
 }
 
-/// What retention may remove of each chain: records from before `cutoff`,
-/// from the beginning without a gap, that a digest covers.
+/// What retention may remove of each chain: what the newest interval covers
+/// that was signed before `cutoff`. The times of records do not count: nobody
+/// has signed those.
 pub(crate) async fn cuts(tx: &mut dyn Tx, cutoff: Timestamp) -> Result<Vec<AuditCut>, StoreError> {
     let sql = format!("SELECT {HEAD} FROM audit_heads WHERE digest_to > floor ORDER BY chain");
     let heads: Vec<AuditHead> = tx.query(&sql, Vec::new()).await?.iter().map(decode_head).collect::<Result<_, _>>()?;
     let mut cuts = Vec::new();
     for head in heads {
-        let sql = "SELECT c.position FROM audit_chain c JOIN audit_logs a ON a.seq = c.seq
-             WHERE c.chain = $1 AND c.position > $2 AND a.at_ms >= $3 ORDER BY c.position LIMIT 1";
-        let first_kept = query_one(tx, sql, params![chain_of(head.tenant.as_deref()), head.floor, cutoff]).await?;
-        let to = match first_kept {
-            Some(row) => row.uint("position")?.saturating_sub(1).min(head.digest_to),
-            None => head.digest_to,
-        };
-        if to <= head.floor {
-            continue;
-        }
-        if let Some(hash) = hash_at(tx, head.tenant.as_deref(), to).await? {
-            cuts.push(AuditCut { head, to, hash });
+        let sql = "SELECT id, document FROM audit_digests
+             WHERE chain = $1 AND kind = 'interval' AND to_position > $2 ORDER BY number LIMIT $3";
+        let rows = tx.query(sql, params![chain_of(head.tenant.as_deref()), head.floor, LOOKED_AT]).await?;
+        let signed = rows.iter().map(kept).collect::<Result<Vec<_>, _>>()?;
+        let Some(signed) = signed.into_iter().take_while(|kept| kept.digest.time < cutoff).last() else { continue };
+        if let Some(hash) = hash_at(tx, head.tenant.as_deref(), signed.digest.to).await? {
+            cuts.push(AuditCut { head, signed, hash });
         }
     }
     Ok(cuts)

@@ -3,8 +3,9 @@
 use super::audit_chain::{FIELDS, chain_of, hash_in, head, record};
 use crate::error::StoreError;
 use crate::model::{AuditExport, AuditHead, AuditOf, KeptDigest};
-use crate::tx::{Row, Tx, Value, params, query_one};
+use crate::tx::{Dialect, Row, Tx, Value, params, query_one};
 use aether_core::audit::{Hash, Record};
+use std::collections::BTreeSet;
 
 const MAX_LIMIT: u32 = 1000;
 
@@ -21,35 +22,41 @@ pub(crate) async fn head_of(tx: &mut dyn Tx, of: &AuditOf) -> Result<AuditHead, 
 }
 
 /// The records after `position`; at the end of the chain those that are not
-/// linked yet, after `sequence`.
-pub(crate) async fn page(
-    tx: &mut dyn Tx,
-    of: &AuditOf,
-    (position, sequence): (u64, u64),
-    limit: u32,
-) -> Result<AuditExport, StoreError> {
+/// linked yet, unless they are more than a page.
+pub(crate) async fn page(tx: &mut dyn Tx, of: &AuditOf, position: u64, limit: u32) -> Result<AuditExport, StoreError> {
     let (tenant, limit) = (tenant_of(of), limit.clamp(1, MAX_LIMIT));
+    // Those that are not linked come first: one that is linked in between is
+    // then read twice, not never.
+    let unlinked = unlinked(tx, tenant, limit).await?;
     let head = head(tx, tenant).await?;
-    let after = position.max(head.floor);
-    let linked = linked(tx, tenant, after, limit).await?;
-    let mut page = AuditExport { head, linked, unlinked: Vec::new(), more: false };
-    if page.linked.len() == limit as usize {
-        page.more = true;
-        return Ok(page);
+    let linked = linked(tx, tenant, position.max(head.floor), limit).await?;
+    if linked.len() == limit as usize {
+        return Ok(AuditExport { head, linked, unlinked: Vec::new(), more: true });
     }
-    let (own, mut values) = match tenant {
-        Some(tenant) => ("a.tenant_id = $3", vec![Value::from(tenant)]),
-        None => ("a.tenant_id IS NULL", Vec::new()),
+    let seen: BTreeSet<u64> = linked.iter().map(|record| record.sequence).collect();
+    let more = unlinked.len() == limit as usize;
+    if more {
+        return Ok(AuditExport { head, linked, unlinked: Vec::new(), more });
+    }
+    let unlinked = unlinked.into_iter().filter(|record| !seen.contains(&record.sequence)).collect();
+    Ok(AuditExport { head, linked, unlinked, more })
+}
+
+/// All that the sealer has not come to, in one statement: what it links
+/// meanwhile is here or in the chain.
+async fn unlinked(tx: &mut dyn Tx, tenant: Option<&str>, limit: u32) -> Result<Vec<Record>, StoreError> {
+    let mut values = params![limit];
+    values.extend(tenant.map(Value::from));
+    let own = if tenant.is_some() { "a.tenant_id = $2" } else { "a.tenant_id IS NULL" };
+    let beyond = match tx.dialect() {
+        Dialect::Sqlite => "a.seq > l.seq",
+        Dialect::Postgres => "(a.xid, a.seq) > (l.txn::text::xid8, l.seq)",
     };
     let sql = format!(
-        "SELECT {FIELDS} FROM audit_logs a WHERE a.seq > $1 AND {own}
-         AND NOT EXISTS (SELECT 1 FROM audit_chain c WHERE c.seq = a.seq) ORDER BY a.seq LIMIT $2"
+        "SELECT {FIELDS} FROM audit_logs a, audit_linked l WHERE l.id = 1 AND {own} AND {beyond}
+         ORDER BY a.seq LIMIT $1"
     );
-    let mut all = params![sequence, limit];
-    all.append(&mut values);
-    page.unlinked = tx.query(&sql, all).await?.iter().map(record).collect::<Result<_, _>>()?;
-    page.more = page.unlinked.len() == limit as usize;
-    Ok(page)
+    tx.query(&sql, values).await?.iter().map(record).collect()
 }
 
 async fn linked(tx: &mut dyn Tx, tenant: Option<&str>, after: u64, limit: u32) -> Result<Vec<Record>, StoreError> {

@@ -169,12 +169,21 @@ pub(crate) async fn end(tx: &mut dyn Tx) -> Result<EventCursor, StoreError> {
     }
 }
 
-/// Refuses a cursor after which retention has removed events.
+/// Refuses a cursor after which retention has removed events, and one of
+/// another cluster, whose transactions this one has not had.
 async fn check_kept(tx: &mut dyn Tx, cursor: EventCursor) -> Result<(), StoreError> {
-    if cursor != EventCursor::default() && cursor < floor(tx).await? {
-        return Err(StoreError::CursorExpired);
+    if cursor == EventCursor::default() {
+        return Ok(());
     }
-    Ok(())
+    let ours = match tx.dialect() {
+        Dialect::Sqlite => "$1 >= 0",
+        Dialect::Postgres => "$1::text::xid8 < pg_snapshot_xmax(pg_current_snapshot())",
+    };
+    let sql = format!("SELECT txn, seq FROM events_floor WHERE id = 1 AND {ours}");
+    match query_one(tx, &sql, params![cursor.transaction]).await? {
+        Some(row) if cursor >= cursor_of(&row)? => Ok(()),
+        _ => Err(StoreError::CursorExpired),
+    }
 }
 
 /// The newest event that retention removed.

@@ -25,6 +25,7 @@ pub(crate) mod place;
 pub(crate) mod prune;
 pub(crate) mod quota;
 pub(crate) mod recover;
+pub(crate) mod renumber;
 pub(crate) mod reports;
 pub(crate) mod reservation;
 pub(crate) mod tenants;

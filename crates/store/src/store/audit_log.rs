@@ -3,7 +3,7 @@
 use super::Store;
 use crate::error::StoreError;
 use crate::model::{AuditCut, AuditExport, AuditFilter, AuditHead, AuditOf, AuditPage, AuditRow, Epoch, KeptDigest};
-use crate::ops::{audit, audit_chain, audit_digests, audit_export};
+use crate::ops::{audit, audit_chain, audit_digests, audit_export, renumber};
 use aether_core::audit::Digest;
 use aether_core::{TenantId, TenantScope, Timestamp};
 
@@ -29,16 +29,10 @@ impl Store {
     }
 
     /// Linked records after `position`, at most `limit` (1000); where no more
-    /// follow, also those not linked yet, with a sequence above `sequence`.
-    pub async fn audit_export(
-        &self,
-        of: &AuditOf,
-        position: u64,
-        sequence: u64,
-        limit: u32,
-    ) -> Result<AuditExport, StoreError> {
-        self.read((of.clone(), position, sequence, limit), |tx, _, (of, position, sequence, limit)| {
-            Box::pin(audit_export::page(tx, of, (*position, *sequence), *limit))
+    /// follow, also those not linked yet, unless there are `limit` of them.
+    pub async fn audit_export(&self, of: &AuditOf, position: u64, limit: u32) -> Result<AuditExport, StoreError> {
+        self.read((of.clone(), position, limit), |tx, _, (of, position, limit)| {
+            Box::pin(audit_export::page(tx, of, *position, *limit))
         })
         .await
     }
@@ -83,8 +77,38 @@ impl Store {
         self.read((id, limit), |tx, _, (id, limit)| Box::pin(audit_digests::after(tx, *id, *limit))).await
     }
 
-    /// What may be removed: of each chain the beginning that is older than
-    /// `cutoff` and covered by a digest.
+    /// How far the chain of a tenant is, or the platform's, whoever asks.
+    pub async fn audit_head_of_chain(&self, tenant: Option<&str>) -> Result<AuditHead, StoreError> {
+        let tenant = tenant.map(str::to_owned);
+        self.read(tenant, |tx, _, tenant| Box::pin(audit_chain::head(tx, tenant.as_deref()))).await
+    }
+
+    /// Where the database comes from another PostgreSQL cluster: gives its
+    /// events and records numbers of this one; how many. Whatever was linked
+    /// stays so, what was not will be, and no cursor of before holds any more.
+    pub async fn audit_renumber(&self, epoch: &Epoch) -> Result<u64, StoreError> {
+        if !self.read((), |tx, _, ()| Box::pin(renumber::needed(tx))).await? {
+            return Ok(0);
+        }
+        self.write(epoch.clone(), |tx, _, epoch| Box::pin(renumber::renumber(tx, epoch))).await
+    }
+
+    /// The highest number of a digest, over all chains; 0 for none.
+    pub async fn audit_last_digest(&self) -> Result<u64, StoreError> {
+        self.read((), |tx, _, ()| Box::pin(audit_digests::last(tx))).await
+    }
+
+    /// After a restored backup: keeps digests that go on where others end
+    /// which this database has not, up to the number `last` of all chains.
+    pub async fn audit_resume(&self, epoch: &Epoch, digests: Vec<Digest>, last: u64) -> Result<(), StoreError> {
+        self.write((epoch.clone(), digests, last), |tx, _, (epoch, digests, last)| {
+            Box::pin(audit_digests::resume(tx, epoch, digests, *last))
+        })
+        .await
+    }
+
+    /// What may be removed: of each chain the beginning that was signed before
+    /// `cutoff`.
     pub async fn audit_cuts(&self, cutoff: Timestamp) -> Result<Vec<AuditCut>, StoreError> {
         self.read(cutoff, |tx, _, cutoff| Box::pin(audit_digests::cuts(tx, *cutoff))).await
     }

@@ -14,7 +14,8 @@ crate::on_both![
     a_fenced_sealer_links_nothing,
     many_writers_and_two_sealers_make_one_chain,
     digests_are_numbered_and_kept_once,
-    retention_cuts_what_is_old_and_signed,
+    retention_cuts_what_was_signed_long_ago,
+    a_restored_database_goes_on_where_the_anchor_ends,
     pages_are_filtered_and_meet,
 ];
 
@@ -50,7 +51,7 @@ async fn link(fx: &Fixture, epoch: &Epoch, of: &AuditOf, at_least: u64) -> Audit
 async fn whole(fx: &Fixture, of: &AuditOf) -> Vec<Record> {
     let (mut all, mut position) = (Vec::new(), 0);
     loop {
-        let page = fx.store.audit_export(of, position, 0, 7).await.expect("reads");
+        let page = fx.store.audit_export(of, position, 7).await.expect("reads");
         let Some(last) = page.linked.last() else { return all };
         position = last.position.expect("linked");
         all.extend(page.linked);
@@ -74,8 +75,8 @@ async fn two_tenants_and_the_platform_have_chains_of_their_own(fx: Fixture) {
         let scope = if n % 3 == 0 { &acme } else { &scope() };
         fx.store.audit(scope, entry("read", &format!("a{n}"))).await.expect("writes");
     }
-    let before = fx.store.audit_export(&of(&acme), 0, 0, 3).await.expect("reads");
-    assert_eq!((before.linked.len(), before.unlinked.len(), before.more), (0, 3, true));
+    let before = fx.store.audit_export(&of(&acme), 0, 5).await.expect("reads");
+    assert_eq!((before.linked.len(), before.unlinked.len(), before.more), (0, 4, false));
     let epoch = fx.leader().await;
     assert_eq!(link(&fx, &epoch, &of(&acme), 4).await.position, 4);
     assert_eq!(link(&fx, &epoch, &of(&scope()), 8).await.position, 8);
@@ -84,7 +85,7 @@ async fn two_tenants_and_the_platform_have_chains_of_their_own(fx: Fixture) {
     // The tenant was made by nobody's tenant.
     let platform = whole(&fx, &AuditOf::Platform).await;
     chained(None, &platform);
-    let rest = fx.store.audit_export(&of(&acme), 4, 0, 3).await.expect("reads");
+    let rest = fx.store.audit_export(&of(&acme), 4, 3).await.expect("reads");
     assert_eq!((rest.linked.len(), rest.unlinked.len(), rest.more), (0, 0, false));
 }
 
@@ -145,7 +146,7 @@ async fn many_writers_and_two_sealers_make_one_chain(fx: Fixture) {
     let sequences = chained(Some("default"), &whole(&fx, &of(&scope())).await);
     assert_eq!(sequences.len(), 120);
     assert_eq!(sequences.iter().collect::<BTreeSet<_>>().len(), 120, "each once");
-    let rest = fx.store.audit_export(&of(&scope()), 120, 0, 10).await.expect("reads");
+    let rest = fx.store.audit_export(&of(&scope()), 120, 10).await.expect("reads");
     assert!(rest.unlinked.is_empty(), "none is skipped");
 }
 
@@ -183,6 +184,10 @@ async fn a_late_commit_is_linked_in_commit_order_on_postgres() {
 }
 
 fn sign(head: &AuditHead, kind: DigestKind, to: u64) -> Digest {
+    sign_at(head, kind, to, Timestamp::from_unix_ms(1))
+}
+
+fn sign_at(head: &AuditHead, kind: DigestKind, to: u64, time: Timestamp) -> Digest {
     let signer = Signer::from_seed(&[1; 32]).expect("a seed");
     let from = if kind == DigestKind::Cut { head.floor + 1 } else { head.digest_to + 1 };
     signer.sign(Head {
@@ -195,7 +200,7 @@ fn sign(head: &AuditHead, kind: DigestKind, to: u64) -> Digest {
         head: head.hash,
         tail: None,
         previous: head.digest_signature,
-        time: Timestamp::from_unix_ms(1),
+        time,
     })
 }
 
@@ -222,22 +227,31 @@ async fn digests_are_numbered_and_kept_once(fx: Fixture) {
     assert_eq!(fx.store.audit_digests_after(all.len() as u64, 100).await, Ok(Vec::new()));
 }
 
-async fn retention_cuts_what_is_old_and_signed(fx: Fixture) {
+async fn retention_cuts_what_was_signed_long_ago(fx: Fixture) {
     let epoch = fx.leader().await;
     let tenant = scope().tenant().clone();
+    let cutoff = Timestamp::from_unix_ms(35_000);
+    // Signed at 0 s, 20 s and 40 s; when the records say they were written
+    // does not count.
     for n in 0..6 {
         fx.store.audit(&scope(), entry("read", &format!("{n}"))).await.expect("writes");
-        link(&fx, &epoch, &of(&scope()), n + 1).await;
-        fx.clock.advance(Duration::from_secs(10));
+        let head = link(&fx, &epoch, &of(&scope()), n + 1).await;
+        assert_eq!(fx.store.audit_cuts(cutoff).await.expect("reads").len(), usize::from(n > 1), "what is signed");
+        if n % 2 == 1 {
+            let time = Timestamp::from_unix_ms((n - 1) * 10_000);
+            fx.store
+                .audit_keep_digests(&epoch, vec![sign_at(&head, DigestKind::Interval, n + 1, time)])
+                .await
+                .expect("keeps");
+        }
     }
-    let cutoff = Timestamp::from_unix_ms(crate::fixture::START_MS + 35_000);
-    assert_eq!(fx.store.audit_cuts(cutoff).await, Ok(Vec::new()), "nothing that is not signed");
-    let head = fx.store.audit_head(&of(&scope())).await.expect("reads");
-    let kept = vec![sign(&head, DigestKind::Interval, 6)];
-    fx.store.audit_keep_digests(&epoch, kept).await.expect("keeps");
     let records = whole(&fx, &of(&scope())).await;
     let cuts = fx.store.audit_cuts(cutoff).await.expect("reads");
-    assert_eq!((cuts.len(), cuts[0].to, Some(cuts[0].hash)), (1, 4, records[3].hash));
+    let signed = cuts[0].signed.digest.clone();
+    assert_eq!(
+        (cuts.len(), signed.to, Some(signed.head), Some(cuts[0].hash)),
+        (1, 4, records[3].hash, records[3].hash)
+    );
     assert_eq!(fx.store.audit_prune(&epoch, Some(&tenant)).await, Ok(0), "nothing without a kept cut");
     let cut = sign(&AuditHead { hash: cuts[0].hash, ..cuts[0].head.clone() }, DigestKind::Cut, 4);
     fx.store.audit_keep_digests(&epoch, vec![cut]).await.expect("keeps");
@@ -257,7 +271,65 @@ async fn retention_cuts_what_is_old_and_signed(fx: Fixture) {
     assert_eq!(link(&fx, &epoch, &of(&scope()), 7).await.position, 7);
     assert_eq!(whole(&fx, &of(&scope())).await.last().expect("the new one").prev, records[5].hash);
     let late = fx.store.audit_cuts(Timestamp::from_unix_ms(u64::MAX)).await.expect("reads");
-    assert_eq!(late[0].to, 6, "what no digest covers stays");
+    assert_eq!(late[0].signed.digest.to, 6, "what no digest covers stays");
+}
+
+async fn a_restored_database_goes_on_where_the_anchor_ends(fx: Fixture) {
+    let epoch = fx.leader().await;
+    fx.store.audit(&scope(), entry("read", "a")).await.expect("writes");
+    let head = link(&fx, &epoch, &of(&scope()), 1).await;
+    fx.store.audit_keep_digests(&epoch, vec![sign(&head, DigestKind::Interval, 1)]).await.expect("keeps");
+    let head = fx.store.audit_head(&of(&scope())).await.expect("reads");
+    // The anchor file has four more of this chain, and twenty of all.
+    let lost = AuditHead { digest_number: 5, ..head.clone() };
+    let went_on = sign(&lost, DigestKind::Restored, 1);
+    let elsewhere = AuditHead { tenant: Some("unknown".into()), position: 0, ..lost.clone() };
+    let elsewhere = AuditHead { hash: genesis(Some("unknown")), ..elsewhere };
+    let ahead = vec![went_on.clone(), sign(&elsewhere, DigestKind::Restored, 0), sign(&lost, DigestKind::Restored, 9)];
+    fx.store.audit_resume(&epoch, ahead, 20).await.expect("keeps");
+    let now = fx.store.audit_head(&of(&scope())).await.expect("reads");
+    assert_eq!((now.digest_number, now.digest_to, now.digest_signature), (6, 1, Some(went_on.signature)));
+    let kept = fx.store.audit_digests_after(20, 10).await.expect("reads");
+    assert_eq!(kept.iter().map(|k| (k.id, k.digest.number)).collect::<Vec<_>>(), [(21, 6), (22, 6)]);
+    assert_eq!(fx.store.audit_head_of_chain(Some("unknown")).await.map(|h| h.digest_number), Ok(6));
+    // Done once: whoever leads next finds nothing to do.
+    fx.store.audit_resume(&epoch, vec![went_on], 20).await.expect("keeps");
+    assert_eq!(fx.store.audit_last_digest().await, Ok(22));
+}
+
+/// As after `pg_dump` and a restore into a younger cluster.
+#[tokio::test]
+async fn a_database_from_another_cluster_is_numbered_anew_on_postgres() {
+    let fx = Fixture::postgres().await;
+    let epoch = fx.leader().await;
+    fx.store.create_agent(&scope(), new_agent("a")).await.expect("creates");
+    let linked = link(&fx, &epoch, &of(&scope()), 1).await.position;
+    let old = fx.store.tenant_events_after(&scope(), EventCursor::default(), 10).await.expect("reads").1;
+    fx.store.audit(&scope(), entry("read", "waits")).await.expect("writes");
+    assert_eq!(fx.store.audit_renumber(&epoch).await, Ok(0), "its own cluster");
+    let mut raw = crate::postgres::connect(fx.url().expect("is PostgreSQL")).await;
+    for table in ["audit_logs", "events"] {
+        let far = format!("UPDATE {table} SET xid = (xid::text::bigint + 1000000000)::text::xid8");
+        raw.execute(far.as_str()).await.expect("updates");
+    }
+    raw.execute("UPDATE audit_linked SET txn = txn + 1000000000").await.expect("updates");
+    let old = old.to_string();
+    let (transaction, sequence) = old.split_once('-').expect("two numbers");
+    let far = transaction.parse::<u64>().expect("a number") + 1_000_000_000;
+    let far: EventCursor = format!("{far}-{sequence}").parse().expect("a cursor");
+    fx.store.audit(&scope(), entry("read", "since")).await.expect("writes");
+    assert_eq!(fx.store.audit_link(&epoch).await, Ok(0), "nothing is readable");
+    assert!(fx.store.audit_renumber(&epoch).await.expect("renumbers") > 0);
+    link(&fx, &epoch, &of(&scope()), linked + 2).await;
+    let records = whole(&fx, &of(&scope())).await;
+    chained(Some("default"), &records);
+    let ids: Vec<_> = records[linked as usize..].iter().filter_map(|r| r.resource_id.as_deref()).collect();
+    assert_eq!(ids, ["waits", "since"], "each once, the old one first");
+    assert_eq!(fx.store.audit_renumber(&epoch).await, Ok(0));
+    let expired = fx.store.tenant_events_after(&scope(), far, 10).await;
+    assert!(matches!(expired, Err(StoreError::CursorExpired)), "{expired:?}");
+    let events = fx.store.tenant_events_after(&scope(), EventCursor::default(), 10).await.expect("reads").0;
+    assert_eq!(events.iter().map(|e| e.kind.as_str()).collect::<Vec<_>>(), ["agent.created"]);
 }
 
 async fn pages_are_filtered_and_meet(fx: Fixture) {
