@@ -12,7 +12,7 @@ installed() { dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'install o
 
 build=(gcc libc6-dev mold protobuf-compiler libprotobuf-dev git ca-certificates)
 run=(iproute2 nftables squashfs-tools e2fsprogs kmod linux-image-cloud-amd64 procps)
-test=(python3 sqlite3 systemd nginx-light haproxy openssl postgresql docker-registry skopeo umoci mmdebstrap apache2-utils busybox-static openssh-client strace jq curl patch wrk)
+test=(python3 sqlite3 systemd nginx-light haproxy openssl postgresql redis-server docker-registry skopeo umoci mmdebstrap apache2-utils busybox-static openssh-client strace jq curl patch wrk)
 
 want=()
 need_qemu=false

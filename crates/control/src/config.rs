@@ -1,6 +1,7 @@
 //! What the control plane is told at its start. Read and checked whole before
 //! a port binds; files and environment are the CLI's business.
 
+use aether_core::Secret;
 use aether_placement::Strategy;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,6 +28,9 @@ pub struct ControlConfig {
     pub deadlines: Deadlines,
     pub limits: Limits,
     pub rates: RateShares,
+    /// Where request rates are counted for all servers together; absent: each
+    /// counts for itself.
+    pub redis: Option<RedisConfig>,
     pub node: NodeTimings,
     pub audit: AuditConfig,
     /// Fallback of the scheduler's wake-ups.
@@ -137,6 +141,18 @@ impl Default for RateShares {
     }
 }
 
+/// A Redis server, or one that speaks its protocol and runs its scripts.
+#[derive(Clone, Debug)]
+pub struct RedisConfig {
+    pub host: String,
+    pub port: u16,
+    /// Empty: none.
+    pub password: Secret,
+    pub db: u32,
+    /// With the system's roots.
+    pub tls: bool,
+}
+
 /// The audit log's proofs.
 #[derive(Clone, Debug)]
 pub struct AuditConfig {
@@ -193,6 +209,7 @@ impl ControlConfig {
             deadlines: Deadlines::default(),
             limits: Limits::default(),
             rates: RateShares::default(),
+            redis: None,
             node: NodeTimings::default(),
             schedule_interval: Duration::from_secs(1),
             strategy: Strategy::default(),

@@ -34,7 +34,8 @@ pub use aether_placement::Strategy;
 pub use api::openapi;
 pub use audit::AuditKeyError;
 pub use config::{
-    AuditConfig, ConfigError, ControlConfig, CorsConfig, Deadlines, Limits, NodeTimings, RateShares, TlsConfig,
+    AuditConfig, ConfigError, ControlConfig, CorsConfig, Deadlines, Limits, NodeTimings, RateShares, RedisConfig,
+    TlsConfig,
 };
 pub use dialer::{DataDialer, DialError};
 pub use problem::ApiError;

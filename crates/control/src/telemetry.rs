@@ -17,6 +17,7 @@ pub(crate) const STARTUP_SECONDS: &str = "aether_agent_startup_duration_seconds"
 pub(crate) const SCHEDULING_SECONDS: &str = "aether_scheduling_duration_seconds";
 pub(crate) const SCHEDULING_ERRORS: &str = "aether_scheduling_errors_total";
 pub(crate) const RATE_LIMITED: &str = "aether_rate_limited_total";
+pub(crate) const RATE_ALONE: &str = "aether_rate_counted_alone_total";
 const LEASE_AGE: &str = "aether_node_lease_age_seconds";
 const STORE_SECONDS: &str = "aether_store_latency_seconds";
 
@@ -54,6 +55,7 @@ fn describe() {
     metrics::describe_histogram!(STARTUP_SECONDS, metrics::Unit::Seconds, "From the request to the guest ready");
     metrics::describe_histogram!(SCHEDULING_SECONDS, metrics::Unit::Seconds, "One scheduling pass");
     metrics::describe_counter!(SCHEDULING_ERRORS, "Agents a pass could not place, by reason");
+    metrics::describe_counter!(RATE_ALONE, "Requests counted by this server alone while Redis is away");
     metrics::describe_counter!(RATE_LIMITED, "Requests refused because they came too fast");
     metrics::describe_gauge!(LEASE_AGE, metrics::Unit::Seconds, "Age of each node's lease");
     metrics::describe_histogram!(STORE_SECONDS, metrics::Unit::Seconds, "The store's smallest read");
@@ -62,6 +64,11 @@ fn describe() {
 /// A request that came too fast.
 pub(crate) fn rate_limited(class: &'static str, tenant: &str) {
     metrics::counter!(RATE_LIMITED, "class" => class, "tenant_id" => tenant.to_owned()).increment(1);
+}
+
+/// A request that was counted by this server alone, since Redis is away.
+pub(crate) fn rate_counted_alone() {
+    metrics::counter!(RATE_ALONE).increment(1);
 }
 
 /// The text that Prometheus scrapes; `None` where another recorder is in place.

@@ -2,8 +2,8 @@
 
 use super::load::Values;
 use super::setting::{
-    AccelKind, Cidr, Cidr4, Cidr6, DnsServer, EngineKind, Factor, Listen, LogFormat, LogLevel, Setting, SslMode,
-    StrategyKind,
+    AccelKind, Cidr, Cidr4, Cidr6, DnsServer, EngineKind, Factor, HostPort, Listen, LogFormat, LogLevel, Setting,
+    SslMode, StrategyKind,
 };
 use crate::error::CliError;
 use aether_core::Secret;
@@ -170,6 +170,19 @@ settings! {
         exec_percent: u32 = "10" in "1" to "100", Live;
     }
 
+    /// Redis, where several servers count request rates together. Without it each counts for itself; while it is away
+    /// too.
+    redis: RedisSettings {
+        /// `host:port`; empty: no Redis.
+        address: Option<HostPort> = "", Restart;
+        /// The password.
+        password: Secret = "", Restart;
+        /// The number of the database; two installations on one Redis need two.
+        db: u32 = "0" in "0" to "65535", Restart;
+        /// TLS, with the system's roots.
+        tls: bool = "false", Restart;
+    }
+
     /// The scheduling loop and the nodes' leases.
     scheduler: SchedulerSettings {
         /// Which of the nodes that fit is taken: the fullest (bin-packing), the emptiest (spread), or the one with the
@@ -324,9 +337,6 @@ pub(crate) const NOT_USED: &[&str] = &[
     "database.max_idle_conns",
     "database.conn_max_lifetime",
     "database.migrations_path",
-    "redis.address",
-    "redis.password",
-    "redis.db",
     "redis.node_ttl",
     "kafka.brokers",
     "kafka.topic",

@@ -26,7 +26,7 @@ pub(crate) use load::{Loaded, Sources, load};
 #[cfg(feature = "server")]
 pub(crate) use reload::{Plan, plan};
 #[cfg(feature = "server")]
-pub(crate) use setting::{AccelKind, EngineKind, Listen, LogFormat, StrategyKind};
+pub(crate) use setting::{AccelKind, EngineKind, HostPort, Listen, LogFormat, StrategyKind};
 pub(crate) use show::show;
 
 use crate::args::{Global, SetArgs};

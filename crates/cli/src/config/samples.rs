@@ -53,6 +53,7 @@ pub(crate) fn sample(key: &Key) -> String {
             "whole number" => "77",
             "factor of 1 to 1000" => "2",
             "path" => "/some/where",
+            "host:port" => "redis.example:6380",
             "duration" => "77s",
             "secret text" => "hunter2",
             "text" | "list" => "word",

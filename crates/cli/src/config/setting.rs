@@ -76,6 +76,30 @@ impl Setting for PathBuf {
     }
 }
 
+/// A server elsewhere. An IPv6 address stands in brackets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HostPort {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl Setting for HostPort {
+    const KIND: &'static str = "host:port";
+    fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || "must be host:port, an IPv6 address in brackets".to_owned();
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let port = port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
+        let host = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+            Some(address) if address.parse::<std::net::Ipv6Addr>().is_ok() => address,
+            _ if host.is_empty() || host.contains(|c: char| !(c.is_ascii_alphanumeric() || "-._".contains(c))) => {
+                return Err(wrong());
+            }
+            _ => host,
+        };
+        Ok(Self { host: host.to_owned(), port })
+    }
+}
+
 impl Setting for Duration {
     const KIND: &'static str = "duration";
     fn parse(text: &str) -> Result<Self, String> {
@@ -253,6 +277,19 @@ impl SslMode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_elsewhere() {
+        let at = |host: &str, port| Ok(HostPort { host: host.to_owned(), port });
+        assert_eq!(HostPort::parse("redis:6379"), at("redis", 6379));
+        assert_eq!(HostPort::parse("10.0.0.1:1"), at("10.0.0.1", 1));
+        assert_eq!(HostPort::parse("[::1]:6379"), at("::1", 6379));
+        for bad in
+            ["redis", ":6379", "redis:0", "redis:65536", "::1:6379", "[redis]:1", "a b:1", "u@h:1", "redis://h:1"]
+        {
+            assert!(HostPort::parse(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn listening() {

@@ -1,10 +1,11 @@
 //! The configuration turned into the options of each part.
 
 use super::folders;
-use crate::config::{AccelKind, Config, Listen, StrategyKind};
+use crate::config::{AccelKind, Config, HostPort, Listen, StrategyKind};
 use crate::error::CliError;
 use aether_control::{
-    AuditConfig, ControlConfig, CorsConfig, Deadlines, Limits, NodeTimings, RateShares, Strategy, TlsConfig,
+    AuditConfig, ControlConfig, CorsConfig, Deadlines, Limits, NodeTimings, RateShares, RedisConfig, Strategy,
+    TlsConfig,
 };
 use aether_core::Secret;
 use aether_node::NodeConfig;
@@ -163,6 +164,14 @@ pub(super) fn control(config: &Config) -> Result<ControlConfig, CliError> {
         create_percent: rates.create_percent,
         exec_percent: rates.exec_percent,
     };
+    let redis = &config.redis;
+    options.redis = redis.address.clone().map(|HostPort { host, port }| RedisConfig {
+        host,
+        port,
+        password: redis.password.clone(),
+        db: redis.db,
+        tls: redis.tls,
+    });
     options.node = NodeTimings { lease: config.scheduler.node_lease, heartbeat: config.scheduler.heartbeat_interval };
     options.schedule_interval = config.scheduler.interval;
     options.strategy = match config.scheduler.strategy {

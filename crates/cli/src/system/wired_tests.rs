@@ -16,13 +16,15 @@ fn options(config: &Config) -> String {
         StoreConfig::Sqlite { path } => path.display().to_string(),
         StoreConfig::Postgres { url, max_connections } => format!("{} {max_connections}", url.expose()),
     };
+    let control = parts::control(config).expect("options");
+    // No secret shows itself.
+    let redis = control.redis.as_ref().map(|redis| redis.password.expose().to_owned());
     format!(
-        "{:?} {:?} {:?} {:?} {:?} {store} {:?} {} {} {}",
+        "{:?} {:?} {:?} {:?} {control:?} {redis:?} {store} {:?} {} {} {}",
         parts::engine_to_check(config).expect("options"),
         parts::network(config).expect("options"),
         parts::images_with(config, PathBuf::from("/exe")),
         parts::node(config),
-        parts::control(config).expect("options"),
         config.socket(),
         logging::filter(config),
         logging::is_json(config, true),
@@ -42,6 +44,9 @@ fn every_key_changes_what_a_part_is_started_with() {
         }
         let mut base: Vec<(&str, &str)> = vec![("server.state_dir", &home), ("engine.guest_path", "/bin/true")];
         base.extend(partner(key));
+        if key.name.starts_with("redis.") && key.name != "redis.address" {
+            base.push(("redis.address", "redis.example:6379"));
+        }
         if key.name.starts_with("database.") && !matches!(key.name, "database.url" | "database.host") {
             base.push(("database.host", "db.example"));
         }
@@ -85,6 +90,7 @@ const OPTIONS: &[(&str, &[&str], &str)] = &[
             "Deadlines",
             "Limits",
             "RateShares",
+            "RedisConfig",
             "NodeTimings",
             "AuditConfig",
         ],

@@ -34,7 +34,7 @@ impl Rate {
     }
 
     /// What `tokens` take to come.
-    fn time_of(self, tokens: u64) -> Duration {
+    pub(crate) fn time_of(self, tokens: u64) -> Duration {
         let nanos = u128::from(tokens) * 60_000_000_000 / u128::from(self.per_minute);
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
@@ -47,6 +47,11 @@ pub(crate) struct Bucket {
 }
 
 impl Bucket {
+    /// One that is full after `missing`, at the time 0.
+    pub(crate) fn full_in(missing: Duration) -> Self {
+        Self { full_at: missing }
+    }
+
     /// Whether `cost` tokens are there; else how long until they are. What
     /// costs more than a whole bucket needs a full one, and empties it below
     /// nothing.

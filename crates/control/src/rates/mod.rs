@@ -1,13 +1,13 @@
 //! How fast a tenant may ask: buckets per tenant, per caller and per class of
-//! route, in this process.
+//! route, in this process or shared by all servers (`shared`).
 //!
 //! The tenant's limit is read from the store and kept for [`KNOWN_FOR`]; where
 //! the store does not answer, the last one known holds, or the free tier's:
 //! never an error, never no limit. Operators of the platform are not limited.
-//! Not here: how much a tenant may have (`store::ops::quota`). Each server
-//! counts for itself.
+//! Not here: how much a tenant may have (`store::ops::quota`).
 
 mod bucket;
+mod shared;
 
 use crate::config::{ControlConfig, RateShares};
 use crate::problem::ApiError;
@@ -18,7 +18,9 @@ use aether_store::Store;
 use bucket::{Bucket, Rate};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use parking_lot::Mutex;
+use shared::Shared;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,12 +57,30 @@ enum Of {
     Class(Class),
 }
 
+impl fmt::Display for Of {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Of::Tenant => f.write_str("tenant"),
+            Of::Caller(credential) => write!(f, "caller:{credential}"),
+            Of::Class(class) => write!(f, "class:{}", class.as_str()),
+        }
+    }
+}
+
 /// Of one request.
 #[derive(Clone, Copy, Debug)]
 struct Cost {
     tokens: u64,
     /// Charged with the same request before.
     paid: u64,
+}
+
+impl Cost {
+    /// Tokens that must be there. What is larger than a bucket needs a full
+    /// one, but for what it paid already.
+    fn needed(self, rate: Rate) -> u64 {
+        self.tokens.min(rate.burst().saturating_sub(self.paid))
+    }
 }
 
 /// What is left to a caller: of the bucket that has least.
@@ -153,11 +173,19 @@ pub(crate) struct Rates {
     clock: Arc<dyn Clock>,
     cfg: Live<ControlConfig>,
     state: Mutex<State>,
+    shared: Option<Shared>,
 }
 
 impl Rates {
     pub(crate) fn new(store: Store, clock: Arc<dyn Clock>, cfg: Live<ControlConfig>) -> Self {
-        Self { store, clock, cfg, state: Mutex::new(State::default()) }
+        let shared = cfg.get().redis.as_ref().and_then(|redis| match Shared::new(redis) {
+            Ok(shared) => Some(shared),
+            Err(error) => {
+                tracing::error!(%error, "Redis cannot be used: each server counts rates for itself");
+                None
+            }
+        });
+        Self { store, clock, cfg, state: Mutex::new(State::default()), shared }
     }
 
     /// Takes a token from each bucket that counts, or none from any. `None`:
@@ -179,8 +207,13 @@ impl Rates {
             return Ok(None);
         }
         let Some(per_minute) = self.rate_of(&caller.tenant).await else { return Ok(None) };
-        let (now, shares) = (self.clock.monotonic(), self.cfg.get().rates);
-        let charged = self.state.lock().charge(caller, (class, cost), (Rate::per_minute(per_minute), shares), now);
+        let now = self.clock.monotonic();
+        let counted = counted(caller, class, (Rate::per_minute(per_minute), self.cfg.get().rates));
+        let shared = match &self.shared {
+            Some(shared) => shared.charge(&caller.tenant, &counted, cost, now).await,
+            None => None,
+        };
+        let charged = shared.unwrap_or_else(|| self.state.lock().charge(&caller.tenant, counted, cost, now));
         if charged.is_err() {
             telemetry::rate_limited(class.as_str(), caller.tenant.as_str());
         }
@@ -218,44 +251,55 @@ impl Rates {
     }
 }
 
+/// The buckets that a request is counted in.
+fn counted(caller: &Principal, class: Class, (rate, shares): (Rate, RateShares)) -> Vec<(Of, Rate)> {
+    let mut counted =
+        vec![(Of::Tenant, rate), (Of::Caller(caller.credential.to_string()), rate.share(shares.caller_percent))];
+    match class {
+        Class::Other => {}
+        Class::Create => counted.push((Of::Class(class), rate.share(shares.create_percent))),
+        Class::Exec => counted.push((Of::Class(class), rate.share(shares.exec_percent))),
+    }
+    counted
+}
+
+/// What to say of these buckets, from all of which `cost` was taken, or from
+/// none.
+fn judge(taken: bool, buckets: &[(Rate, Bucket)], cost: Cost, now: Duration) -> Result<Left, Refused> {
+    let left = |(rate, bucket): &(Rate, Bucket)| {
+        let (remaining, reset) = bucket.left(*rate, now);
+        Left { limit: rate.burst(), remaining, reset }
+    };
+    if taken {
+        let least = buckets.iter().map(left).min_by_key(|left| left.remaining);
+        return Ok(least.expect("the tenant's bucket is always counted"));
+    }
+    let wait = |(rate, bucket): &(Rate, Bucket)| bucket.look(*rate, now, cost.needed(*rate)).err().unwrap_or_default();
+    let longest = buckets.iter().max_by_key(|bucket| wait(bucket));
+    let longest = longest.expect("the tenant's bucket is always counted");
+    Err(Refused { wait: wait(longest), left: left(longest) })
+}
+
 impl State {
     fn charge(
         &mut self,
-        caller: &Principal,
-        (class, cost): (Class, Cost),
-        (rate, shares): (Rate, RateShares),
+        tenant: &TenantId,
+        counted: Vec<(Of, Rate)>,
+        cost: Cost,
         now: Duration,
     ) -> Result<Left, Refused> {
         self.sweep(now);
-        let mut counted =
-            vec![(Of::Tenant, rate), (Of::Caller(caller.credential.to_string()), rate.share(shares.caller_percent))];
-        match class {
-            Class::Other => {}
-            Class::Create => counted.push((Of::Class(class), rate.share(shares.create_percent))),
-            Class::Exec => counted.push((Of::Class(class), rate.share(shares.exec_percent))),
-        }
-        let keyed = counted.into_iter().map(|(of, rate)| ((caller.tenant.clone(), of), rate));
-        let keyed: Vec<_> = keyed.collect();
+        let keyed: Vec<_> = counted.into_iter().map(|(of, rate)| ((tenant.clone(), of), rate)).collect();
         let bucket = |key| self.buckets.get(key).copied().unwrap_or_default();
-        let refused = keyed.iter().filter_map(|(key, rate)| {
-            // What is larger than a bucket needs a full one, but for what it paid already.
-            let needed = cost.tokens.min(rate.burst().saturating_sub(cost.paid));
-            let wait = bucket(key).look(*rate, now, needed).err()?;
-            Some(Refused { wait, left: left(bucket(key), *rate, now) })
-        });
-        if let Some(refused) = refused.max_by_key(|refused| refused.wait) {
-            return Err(refused);
-        }
-        let mut least: Option<Left> = None;
-        for (key, rate) in keyed {
-            let bucket = self.buckets.entry(key).or_default();
-            bucket.take(rate, now, cost.tokens);
-            let left = left(*bucket, rate, now);
-            if least.is_none_or(|least| left.remaining < least.remaining) {
-                least = Some(left);
+        let mut buckets: Vec<(Rate, Bucket)> = keyed.iter().map(|(key, rate)| (*rate, bucket(key))).collect();
+        let taken = buckets.iter().all(|(rate, bucket)| bucket.look(*rate, now, cost.needed(*rate)).is_ok());
+        if taken {
+            for ((key, rate), (_, bucket)) in keyed.into_iter().zip(&mut buckets) {
+                bucket.take(rate, now, cost.tokens);
+                self.buckets.insert(key, *bucket);
             }
         }
-        Ok(least.expect("the tenant's bucket is always counted"))
+        judge(taken, &buckets, cost, now)
     }
 
     fn sweep(&mut self, now: Duration) {
@@ -266,11 +310,6 @@ impl State {
         self.buckets.retain(|_, bucket| !bucket.idle(now, IDLE));
         self.tenants.retain(|_, known| now.saturating_sub(known.read_at) < IDLE);
     }
-}
-
-fn left(bucket: Bucket, rate: Rate, now: Duration) -> Left {
-    let (remaining, reset) = bucket.left(rate, now);
-    Left { limit: rate.burst(), remaining, reset }
 }
 
 #[cfg(test)]
@@ -292,10 +331,14 @@ mod tests {
         Duration::from_secs(n)
     }
 
+    fn charge(state: &mut State, who: &Principal, class: Class, cost: Cost, now: Duration) -> Result<Left, Refused> {
+        let counted = counted(who, class, (Rate::per_minute(600), SHARES));
+        state.charge(&who.tenant, counted, cost, now)
+    }
+
     /// How many of a hundred requests at once are let through.
     fn passes(state: &mut State, who: &Principal, class: Class, now: Duration) -> usize {
-        let rate = (Rate::per_minute(600), SHARES);
-        (0..100).filter(|_| state.charge(who, (class, ONE), rate, now).is_ok()).count()
+        (0..100).filter(|_| charge(state, who, class, ONE, now).is_ok()).count()
     }
 
     #[test]
@@ -314,14 +357,14 @@ mod tests {
     #[test]
     fn what_is_refused_says_when_it_will_not_be() {
         let mut state = State::default();
-        let (who, rate) = (caller("acme", "a"), (Rate::per_minute(600), SHARES));
-        let left =
-            state.charge(&who, (Class::Other, Cost { tokens: 50, paid: 0 }), rate, seconds(0)).expect("a full bucket");
+        let who = caller("acme", "a");
+        let fifty = Cost { tokens: 50, paid: 0 };
+        let left = charge(&mut state, &who, Class::Other, fifty, seconds(0)).expect("a full bucket");
         assert_eq!((left.limit, left.remaining), (20, 0));
-        let refused = state.charge(&who, (Class::Other, ONE), rate, seconds(0)).expect_err("empty");
+        let refused = charge(&mut state, &who, Class::Other, ONE, seconds(0)).expect_err("empty");
         let earlier = refused.wait - Duration::from_millis(1);
-        assert!(state.charge(&who, (Class::Other, ONE), rate, earlier).is_err());
-        assert!(state.charge(&who, (Class::Other, ONE), rate, refused.wait).is_ok());
+        assert!(charge(&mut state, &who, Class::Other, ONE, earlier).is_err());
+        assert!(charge(&mut state, &who, Class::Other, ONE, refused.wait).is_ok());
         let error = ApiError::from(refused).problem;
         assert_eq!((error.status, error.retry_after), (429, Some(9)));
     }
@@ -330,13 +373,13 @@ mod tests {
     /// its own first token apart, and paid for afterwards.
     #[test]
     fn many_things_at_once_need_a_full_bucket_and_no_more() {
-        let (who, rate) = (caller("acme", "a"), (Rate::per_minute(600), SHARES));
+        let who = caller("acme", "a");
         for others in [9, 10, 99] {
             let mut state = State::default();
-            let rest = (Class::Create, Cost { tokens: others, paid: 1 });
-            assert!(state.charge(&who, (Class::Create, ONE), rate, seconds(0)).is_ok());
-            assert!(state.charge(&who, rest, rate, seconds(0)).is_ok(), "{others}");
-            assert!(state.charge(&who, (Class::Create, ONE), rate, seconds(0)).is_err(), "{others}");
+            let mut create = |cost| charge(&mut state, &who, Class::Create, cost, seconds(0));
+            assert!(create(ONE).is_ok());
+            assert!(create(Cost { tokens: others, paid: 1 }).is_ok(), "{others}");
+            assert!(create(ONE).is_err(), "{others}");
         }
     }
 

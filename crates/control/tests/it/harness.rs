@@ -146,7 +146,20 @@ impl Server {
     }
 
     pub(crate) async fn second_as(&self, change: impl FnOnce(Control) -> Control) -> String {
-        let cfg = ControlConfig::new("second-server", &self.pepper);
+        self.another(|_| {}, change).await
+    }
+
+    pub(crate) async fn second_with(&self, configure: impl FnOnce(&mut ControlConfig)) -> String {
+        self.another(configure, |control| control).await
+    }
+
+    async fn another(
+        &self,
+        configure: impl FnOnce(&mut ControlConfig),
+        change: impl FnOnce(Control) -> Control,
+    ) -> String {
+        let mut cfg = ControlConfig::new("second-server", &self.pepper);
+        configure(&mut cfg);
         let control =
             Control::start(cfg, self.store.clone(), self.clock.clone(), Arc::new(OsRng)).await.expect("starts");
         let control = change(control);

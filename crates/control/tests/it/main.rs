@@ -17,6 +17,7 @@ mod matrix;
 mod node;
 mod ports;
 mod rates;
+mod redis;
 mod sessions;
 mod standing;
 mod stream;
