@@ -51,6 +51,9 @@ pub struct TlsConfig {
     pub key_path: PathBuf,
     /// TLS 1.3 alone unless this is set.
     pub allow_tls12: bool,
+    /// The two files are issued here for these names, by an authority that is
+    /// kept beside them (`ca.pem`).
+    pub own: Option<Vec<String>>,
 }
 
 /// Origins that browsers may call from. A literal `*` is refused: answers

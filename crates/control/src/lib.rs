@@ -97,7 +97,7 @@ impl Control {
         }
         let pepper = auth::Pepper::load_or_create(&cfg.pepper_path, rng.as_ref())?;
         let audit = audit::Seal::open(&cfg.audit, rng.as_ref())?;
-        let tls = cfg.tls.as_ref().map(server::tls_acceptor).transpose()?;
+        let tls = cfg.tls.as_ref().map(|tls| server::tls_acceptor(tls, clock.now())).transpose()?;
         store.ping().await?;
         telemetry::install();
         let channels = dialer::ChannelCache::default();
@@ -120,7 +120,7 @@ impl Control {
 
     /// For changing settings while it runs.
     pub fn reloader(&self) -> Reloader {
-        Reloader::new(self.cfg.clone(), self.tls.clone(), self.places.clone())
+        Reloader::new(self.cfg.clone(), self.tls.clone(), self.places.clone(), self.clock.clone())
     }
 
     /// What nodes dial: serve it on the in-memory pipe or on an mTLS
@@ -147,10 +147,12 @@ impl Control {
             }
         });
         let gauges = tokio::spawn(telemetry::keep_gauges(self.store.clone(), shutdown.child_token()));
+        let (cfg, tls, clock) = (self.cfg.clone(), self.tls.clone(), self.clock.clone());
+        let certificate = tokio::spawn(server::keep_certificate(cfg, tls, clock, shutdown.child_token()));
         server::serve(listeners, self.tls.clone(), self.places.clone(), api::router(&app), &app, shutdown.clone())
             .await?;
         self.sessions.close();
-        for task in [scheduler, gauges] {
+        for task in [scheduler, gauges, certificate] {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a background task of the control plane died");
             }

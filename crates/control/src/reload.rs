@@ -7,7 +7,8 @@
 use crate::ControlError;
 use crate::config::ControlConfig;
 use crate::server::{LiveTls, Places, tls_acceptor};
-use aether_core::Live;
+use aether_core::{Clock, Live};
+use std::sync::Arc;
 use tokio_rustls::TlsAcceptor;
 
 /// Reaches into the running server; cheap to clone.
@@ -16,6 +17,7 @@ pub struct Reloader {
     cfg: Live<ControlConfig>,
     tls: LiveTls,
     places: Places,
+    clock: Arc<dyn Clock>,
 }
 
 /// New settings that are good, and not yet in force.
@@ -31,8 +33,8 @@ impl Reloader {
         self.cfg.get().deadlines.drain
     }
 
-    pub(crate) fn new(cfg: Live<ControlConfig>, tls: LiveTls, places: Places) -> Self {
-        Self { cfg, tls, places }
+    pub(crate) fn new(cfg: Live<ControlConfig>, tls: LiveTls, places: Places, clock: Arc<dyn Clock>) -> Self {
+        Self { cfg, tls, places, clock }
     }
 
     /// Checks the settings, and reads certificate and key anew. What only a
@@ -57,7 +59,7 @@ impl Reloader {
             *tls = new;
         }
         cfg.check()?;
-        let tls = cfg.tls.as_ref().map(tls_acceptor).transpose()?;
+        let tls = cfg.tls.as_ref().map(|tls| tls_acceptor(tls, self.clock.now())).transpose()?;
         Ok(Reload { of: self.clone(), cfg, tls })
     }
 }

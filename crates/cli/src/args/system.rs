@@ -64,6 +64,9 @@ pub(crate) struct ServerArgs {
     /// The address of the HTTP API (server.address); `none` for the local socket alone
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) address: Option<String>,
+    /// HTTPS with a certificate of the server's own authority (server.tls_own_ca)
+    #[arg(long)]
+    pub(crate) tls: bool,
     /// Upgrade a PostgreSQL schema at start; the embedded database always is
     #[arg(long)]
     pub(crate) auto_migrate: bool,

@@ -6,6 +6,8 @@ use super::setting::Listen;
 use crate::error::CliError;
 
 /// The path of a Unix socket must fit into `sun_path`.
+/// Of a DNS name.
+const MAX_NAME: usize = 253;
 const MAX_SOCKET_PATH: usize = 107;
 
 /// Errors name all that does not fit, each with the key's source; warnings
@@ -40,6 +42,15 @@ fn server(said: &mut Said, config: &Config) {
         let given = if server.tls_cert.is_some() { "server.tls_cert" } else { "server.tls_key" };
         said.wrong(given, "server.tls_cert and server.tls_key go together: set both or none");
     }
+    if server.tls_own_ca && server.tls_cert.is_some() {
+        said.wrong("server.tls_own_ca", "set it, or server.tls_cert and server.tls_key, not both");
+    }
+    for name in &server.tls_names {
+        let letters = |c: char| c.is_ascii_alphanumeric() || "-.:*".contains(c);
+        if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(letters) {
+            said.wrong("server.tls_names", format!("{name:?} is neither a DNS name nor an address"));
+        }
+    }
     if let Listen::On(addresses) = &server.address
         && let Some(open) = addresses.iter().find(|a| !a.ip().is_loopback())
     {
@@ -48,9 +59,9 @@ fn server(said: &mut Said, config: &Config) {
                 "server.enable_auth",
                 format!("off, but {open} is not a loopback address: turn it on, or listen on 127.0.0.1"),
             );
-        } else if server.tls_cert.is_none() {
+        } else if server.tls_cert.is_none() && !server.tls_own_ca {
             said.warnings.push(format!(
-                "{open} is served without TLS: keys and data can be read on the way; set server.tls_cert and server.tls_key"
+                "{open} is served without TLS: keys and data can be read on the way; set server.tls_cert and server.tls_key, or server.tls_own_ca"
             ));
         }
     }

@@ -118,6 +118,12 @@ settings! {
         tls_cert: Option<PathBuf> = "", Live;
         /// The certificate's key (PEM).
         tls_key: Option<PathBuf> = "", Live;
+        /// HTTPS with a certificate of the server's own authority, made in the folder `tls` of `server.state_dir`:
+        /// clients trust its `ca.pem` (for the command line `SSL_CERT_FILE`). `aether server --tls` sets it.
+        tls_own_ca: bool = "false", Restart;
+        /// Names and addresses that clients reach the server by, beside its host name, `localhost` and its own
+        /// addresses; for `server.tls_own_ca`.
+        tls_names: Vec<String> = "", Live;
         /// Take TLS 1.2 too, not 1.3 alone.
         allow_tls12: bool = "false", Live;
         /// Off, whoever reaches the port is an admin of the tenant `default`; refused unless every address is

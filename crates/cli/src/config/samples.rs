@@ -68,6 +68,7 @@ pub(crate) fn partner(key: &Key) -> Option<(&'static str, &'static str)> {
     match key.name {
         "server.tls_cert" => Some(("server.tls_key", "/a/key")),
         "server.tls_key" => Some(("server.tls_cert", "/a/cert")),
+        "server.tls_names" => Some(("server.tls_own_ca", "true")),
         "server.enable_cors" => Some(("server.allowed_origins", "https://a.example")),
         _ => None,
     }

@@ -84,10 +84,15 @@ pub(super) fn lock(config: &Config) -> Result<StateLock, CliError> {
 /// that comes back after a crash leads again at once, without waiting for its
 /// own lease to end. A folder that was copied to another host gets a new one.
 pub(super) fn server_id(config: &Config) -> Result<String, CliError> {
+    let host: String = host_name().chars().filter(|c| *c != '.').take(40).collect();
+    kept_id(&config.server.state_dir.join("server.id"), &host, &OsRng)
+}
+
+/// As the system has it, without what no DNS name has.
+pub(super) fn host_name() -> String {
     let host = rustix::system::uname();
     let host = host.nodename().to_string_lossy();
-    let host: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(40).collect();
-    kept_id(&config.server.state_dir.join("server.id"), &host, &OsRng)
+    host.chars().filter(|c| c.is_ascii_alphanumeric() || "-.".contains(*c)).take(253).collect()
 }
 
 fn kept_id(path: &Path, host: &str, rng: &dyn Rng) -> Result<String, CliError> {

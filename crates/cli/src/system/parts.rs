@@ -134,15 +134,34 @@ pub(super) fn node(config: &Config) -> NodeConfig {
     options
 }
 
+/// What a certificate of our own is good for.
+fn names(config: &Config) -> Vec<String> {
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned(), folders::host_name()];
+    if let Listen::On(addresses) = &config.server.address {
+        names.extend(addresses.iter().map(|a| a.ip()).filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string()));
+    }
+    names.extend(config.server.tls_names.iter().cloned());
+    names.retain(|name| !name.is_empty());
+    names.sort();
+    names.dedup();
+    names
+}
+
 pub(super) fn control(config: &Config) -> Result<ControlConfig, CliError> {
     let server = &config.server;
     let mut options = ControlConfig::new(folders::server_id(config)?, pepper_path(config));
     if let Listen::On(addresses) = &server.address {
         options.tcp.clone_from(addresses);
     }
+    let allow_tls12 = server.allow_tls12;
     options.tls = match (&server.tls_cert, &server.tls_key) {
         (Some(cert), Some(key)) => {
-            Some(TlsConfig { cert_path: cert.clone(), key_path: key.clone(), allow_tls12: server.allow_tls12 })
+            Some(TlsConfig { cert_path: cert.clone(), key_path: key.clone(), allow_tls12, own: None })
+        }
+        _ if server.tls_own_ca => {
+            let folder = server.state_dir.join("tls");
+            let (cert_path, key_path) = (folder.join("server.pem"), folder.join("server.key"));
+            Some(TlsConfig { cert_path, key_path, allow_tls12, own: Some(names(config)) })
         }
         _ => None,
     };

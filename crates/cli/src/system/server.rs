@@ -46,7 +46,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 pub(crate) fn server(global: &Global, args: ServerArgs) -> Result<u8, CliError> {
     let address = args.address.clone().map(|a| ("server.address".to_owned(), a, "--address".to_owned()));
-    let sources = Sources::of_process(global, &args.set, address.into_iter().collect())?;
+    let tls = args.tls.then(|| ("server.tls_own_ca".to_owned(), "true".to_owned(), "--tls".to_owned()));
+    let sources = Sources::of_process(global, &args.set, address.into_iter().chain(tls).collect())?;
     let loaded = load(&sources)?;
     few_arenas();
     let (log, _written) = logging::start(&loaded.config);

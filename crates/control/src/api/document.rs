@@ -3,9 +3,12 @@
 
 use super::routes::{self, Access};
 use utoipa::OpenApi as _;
-use utoipa::openapi::path::PathItem;
+use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{Components, OpenApi};
+use utoipa::openapi::{Components, Content, OpenApi, Ref, RefOr, Response, ResponseBuilder};
+
+const JSON: &str = "application/json";
+const PROBLEM: &str = "application/problem+json";
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -66,6 +69,24 @@ fn merge(into: &mut PathItem, from: PathItem, access: Access) {
                 None => needs,
             });
         }
+        problems(&mut operation);
         *slot = Some(operation);
     }
+}
+
+/// Problems have a type of their own, and every operation may answer one.
+fn problems(operation: &mut Operation) {
+    let problem = || Content::new(Some(Ref::from_schema_name("Problem")));
+    let responses = &mut operation.responses.responses;
+    for response in responses.values_mut() {
+        let RefOr::T(response) = response else { continue };
+        let of_problem = response.content.get(JSON).and_then(|content| content.schema.as_ref());
+        if matches!(of_problem, Some(RefOr::Ref(schema)) if schema.ref_location.ends_with("/Problem")) {
+            response.content.shift_remove(JSON);
+            response.content.insert(PROBLEM.to_owned(), problem());
+        }
+    }
+    let any = Response::new("Not done: see `code` and `remedy`");
+    let any = ResponseBuilder::from(any).content(PROBLEM, problem()).build();
+    responses.entry("default".to_owned()).or_insert(RefOr::T(any));
 }

@@ -5,8 +5,10 @@
 
 mod accept;
 mod answer;
+mod authority;
 mod connection;
 mod places;
+mod renewal;
 mod stream;
 mod tls;
 mod watch;
@@ -16,6 +18,7 @@ pub(crate) use accept::UNSENT_MOST;
 #[cfg(test)]
 pub(crate) use connection::REQUESTS_TO_A_CONNECTION;
 pub(crate) use places::Places;
+pub(crate) use renewal::keep as keep_certificate;
 #[cfg(test)]
 pub(crate) use stream::{TURN, TURN_OUT};
 pub use tls::TlsError;

@@ -1,6 +1,8 @@
 //! TLS from PEM files: 1.3, and 1.2 only where the operator asks for it.
 
+use super::authority;
 use crate::config::TlsConfig;
+use aether_core::Timestamp;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::path::PathBuf;
@@ -13,11 +15,23 @@ pub enum TlsError {
     Pem { path: PathBuf, detail: String },
     #[error("{0} holds no certificate")]
     NoCertificate(PathBuf),
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("the key file {0} can be read by others: chmod 600 it, and see who read it")]
+    Readable(PathBuf),
+    #[error("{0} is missing, and its other half is there: restore it, or remove that for a new authority")]
+    HalfAuthority(PathBuf),
+    #[error("the certificate cannot be made: {0}")]
+    Issue(#[from] rcgen::Error),
     #[error("certificate and key cannot be used: {0}")]
     Rustls(#[from] rustls::Error),
 }
 
-pub(crate) fn acceptor(cfg: &TlsConfig) -> Result<TlsAcceptor, TlsError> {
+/// Reads the files, after issuing them where the authority is our own.
+pub(crate) fn acceptor(cfg: &TlsConfig, now: Timestamp) -> Result<TlsAcceptor, TlsError> {
+    if let Some(names) = &cfg.own {
+        authority::issue(cfg, names, now)?;
+    }
     let pem =
         |path: &PathBuf, e: rustls::pki_types::pem::Error| TlsError::Pem { path: path.clone(), detail: e.to_string() };
     let chain = CertificateDer::pem_file_iter(&cfg.cert_path)

@@ -297,29 +297,3 @@ async fn browsers_are_let_in_from_listed_origins_only() {
         assert_eq!(headers.get("access-control-allow-origin").is_some(), allowed, "{origin}");
     }
 }
-
-#[tokio::test]
-async fn tls_1_3_alone_unless_asked() {
-    let dir = tempfile::tempdir().expect("dir");
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("certificate");
-    let (cert_path, key_path) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
-    std::fs::write(&cert_path, made.cert.pem()).expect("written");
-    std::fs::write(&key_path, made.signing_key.serialize_pem()).expect("written");
-    let root = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).expect("root");
-    for allow_tls12 in [false, true] {
-        let tls = aether_control::TlsConfig { cert_path: cert_path.clone(), key_path: key_path.clone(), allow_tls12 };
-        let server = start_with(|cfg| cfg.tls = Some(tls)).await;
-        let url = format!("https://localhost:{}/health", server.address.port());
-        for (version, served) in [(reqwest::tls::Version::TLS_1_3, true), (reqwest::tls::Version::TLS_1_2, allow_tls12)]
-        {
-            let client = reqwest::Client::builder().no_proxy().add_root_certificate(root.clone());
-            let client = client.min_tls_version(version).max_tls_version(version).build().expect("client");
-            let answer = client.get(&url).send().await;
-            assert_eq!(answer.is_ok(), served, "{version:?} with allow_tls12 {allow_tls12}");
-            if let Ok(answer) = answer {
-                assert_eq!(answer.version(), reqwest::Version::HTTP_2);
-                assert!(answer.headers().contains_key("strict-transport-security"));
-            }
-        }
-    }
-}

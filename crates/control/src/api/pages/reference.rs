@@ -74,7 +74,9 @@ fn write_route(page: &mut String, method: &str, path: &str, operation: &Value, r
     for (media, body) in operation["requestBody"]["content"].as_object().into_iter().flatten() {
         let _ = writeln!(page, "- body: {}", content(media, body));
     }
-    for (status, answer) in operation["responses"].as_object().expect("answers") {
+    // That any may answer a problem the page's beginning says.
+    let answers = operation["responses"].as_object().expect("answers");
+    for (status, answer) in answers.iter().filter(|(status, _)| *status != "default") {
         let about = text(&answer["description"]);
         let about = if about.is_empty() { String::new() } else { format!(": {about}") };
         let bodies = answer["content"].as_object().into_iter().flatten();
