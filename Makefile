@@ -127,6 +127,8 @@ audit: test-deps ## 1,000 tampered audit logs and the speed of the verifier (a m
 quotas: test-deps ## a quota of 50 under 200 at once, 100 rounds, and 10,000 operations without drift, on both stores (2 minutes); results/quota.jsonl
 	AETHER_QUOTA_ROUNDS=100 AETHER_QUOTA_OPS=10000 AETHER_RESULTS=$(abspath results) \
 	  cargo test -p aether-store --test it -- --nocapture quotas::
+	AETHER_QUOTA_ROUNDS=100 AETHER_RESULTS=$(abspath results) \
+	  cargo test -p aether --test it -- --nocapture three_servers::
 
 .PHONY: matrix
 matrix: test-deps ## Every operation by every role, forged API keys, 1,000 revocations (about a minute); results/matrix.jsonl

@@ -89,7 +89,7 @@ impl Live {
                 panic!("the server ended with {status}: {}", self.log());
             }
             let ready = ready(&self.log()) > before;
-            (ready && self.run(&["node", "list", "-q"]).stdout.lines().count() == 1).then_some(())
+            (ready && self.run(&["node", "list", "-q"]).stdout.lines().count() >= 1).then_some(())
         });
     }
 

@@ -13,6 +13,7 @@ mod operations;
 mod postgres;
 mod reload;
 mod server;
+mod three_servers;
 mod transcript;
 
 use std::path::{Path, PathBuf};
