@@ -6,8 +6,10 @@ use crate::audit::Seal;
 use crate::auth::{Authenticator, LocalUsers, Standing};
 use crate::config::ControlConfig;
 use crate::dialer::{DataClient, DataDialer, Nodes};
+use crate::inflight::InFlight;
 use crate::problem::ApiError;
 use crate::rates::Rates;
+use aether_core::tenant::Resource;
 use aether_core::{Clock, Live, Rng};
 use aether_store::{AgentRow, Store};
 use std::ops::Deref;
@@ -40,6 +42,8 @@ pub(crate) struct AppState {
     /// Large JSON bodies that may be parsed at once: half the processors'.
     pub(crate) readers: Arc<Semaphore>,
     pub(crate) shown: Shown,
+    pub(crate) execs: InFlight,
+    pub(crate) images: InFlight,
     /// Work that outlives its request: execs, upgraded streams.
     pub(crate) tasks: TaskTracker,
 }
@@ -75,6 +79,8 @@ impl App {
             bodies: Arc::new(Semaphore::new(control.cfg.get().limits.json_bytes_in_all)),
             readers: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2)))),
             shown: Shown::default(),
+            execs: InFlight::new(Resource::ExecSessions),
+            images: InFlight::new(Resource::Images),
             tasks: TaskTracker::new(),
         }))
     }

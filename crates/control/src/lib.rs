@@ -20,6 +20,7 @@ pub mod auth;
 mod config;
 mod dialer;
 mod exec;
+mod inflight;
 mod problem;
 mod rates;
 mod reload;
@@ -170,16 +171,10 @@ pub async fn first_admin_key(store: &Store, pepper_path: &Path, rng: &dyn Rng) -
     let pepper = auth::Pepper::load_or_create(pepper_path, rng)?;
     let key = auth::ApiKey::generate(rng);
     let first_start = Credential::LocalUser { uid: 0 };
-    let principal = Principal::new(TenantId::default_tenant(), first_start, Role::PlatformAdmin, None);
-    let new = NewKey {
-        id: KeyId::generate(aether_core::id::DEFAULT_CELL, rng),
-        name: "first admin key".to_owned(),
-        hash: pepper.hash(&key),
-        prefix: key.prefix(),
-        role: Role::Admin,
-        scopes: None,
-        expires_at: None,
-    };
+    let principal = Principal::new(TenantId::default_tenant(), first_start, Role::PlatformAdmin.permissions());
+    let secret = (pepper.hash(&key), key.prefix());
+    let id = KeyId::generate(aether_core::id::DEFAULT_CELL, rng);
+    let new = NewKey::new(id, "first admin key", secret, Role::Admin);
     store.create_key(&principal.scope(), new).await?;
     Ok(Some(key.text()))
 }

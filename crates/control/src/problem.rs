@@ -2,7 +2,7 @@
 //! message. Outward goes nothing that names a path, an address, a statement
 //! or a secret; the inward text goes to the log with the request's id.
 
-use aether_core::tenant::Excess;
+use aether_core::tenant::{BudgetOf, Excess};
 use aether_core::{Code, FieldError, Problem};
 use aether_store::StoreError;
 use axum::response::{IntoResponse, Response};
@@ -72,6 +72,15 @@ impl ApiError {
         )
     }
 
+    /// What is there, and what the caller does not reach.
+    pub fn narrowed(to: &str) -> Self {
+        Self::new(
+            Code::Forbidden,
+            format!("The key is narrowed to {}.", clean(to)),
+            "Stay within it, or use a key that reaches further.",
+        )
+    }
+
     pub fn no_agent() -> Self {
         Self::not_found("agent")
     }
@@ -90,18 +99,27 @@ impl ApiError {
 
     /// 429 where freeing something would help, 403 where the request is larger
     /// than all that the tenant may have.
-    pub fn quota(excess: Excess) -> Self {
+    pub fn quota(of: Option<&BudgetOf>, excess: Excess) -> Self {
+        let (whose, shown) = match of {
+            None => ("tenant's quota".to_owned(), "`aether quota get` shows it"),
+            Some(BudgetOf::Key(id)) => (format!("budget of the key {id}"), "`aether key get` shows it"),
+            Some(BudgetOf::Label { key, value }) => {
+                let label = clean(&format!("{key}={value}"));
+                (format!("budget of the label {label}"), "`aether quota get --label` shows it")
+            }
+        };
+        let raised = if of.is_some() { "budget" } else { "quota" };
         let mut error = Self::new(
             Code::QuotaExceeded,
-            format!("The tenant's quota does not allow it: {excess}."),
-            "Stop or delete agents that are not needed, or have the quota raised; `aether quota get` shows it.",
+            format!("The {whose} does not allow it: {excess}."),
+            format!("Stop or delete agents that are not needed, or have the {raised} raised; {shown}."),
         );
         if excess.could_fit() {
             return error.retry_after(QUOTA_RETRY_S);
         }
         error.problem.status = StatusCode::FORBIDDEN.as_u16();
         error.problem.retryable = false;
-        "Ask for less, or have the quota raised; `aether quota get` shows it.".clone_into(&mut error.problem.remedy);
+        error.problem.remedy = format!("Ask for less, or have the {raised} raised; {shown}.");
         error
     }
 
@@ -246,7 +264,15 @@ impl From<StoreError> for ApiError {
             .retry_after(1),
             E::BadCursor => Self::field("cursor", "is not one that this API gave out"),
             E::CursorExpired => Self::field("cursor", "is too old: begin again without one, after a fresh list"),
-            E::QuotaExceeded { excess, .. } => Self::quota(excess),
+            E::QuotaExceeded { of, excess, .. } => Self::quota(of.as_ref(), excess),
+            E::Narrowed { detail } => Self::narrowed(&detail),
+            E::InUse { what, by } => Self::conflict(
+                format!("This {what} is in use by {}.", by.join(", ")),
+                format!("Give them another {what}, or delete them, first."),
+            ),
+            E::TooMany { what, most } => {
+                Self::conflict(format!("There are {most} {what} already, which is the most."), "Remove some first.")
+            }
             E::TenantInactive { status } => crate::api::inactive(status),
             E::DefaultTenant => Self::conflict(
                 "The tenant `default` can be neither suspended nor deleted: operators come in through it.",

@@ -6,6 +6,7 @@ mod bulk;
 mod event;
 #[cfg(test)]
 mod fuzz;
+mod key;
 mod system;
 mod tenant;
 mod update;
@@ -13,6 +14,10 @@ mod update;
 pub use audit::AuditRecord;
 pub use bulk::{BULK_MOST, BulkCreate, BulkCreateResult, BulkCreated, BulkDelete, BulkDeleteResult, BulkDeleted};
 pub use event::{EventInfo, EventPage};
+pub use key::{
+    Budget, KeyAllow, KeyCreated, KeyInfo, KeyPatch, KeyRequest, KeyRotation, LabelBudget, RoleInfo, RolePatch,
+    RoleRequest, ServiceAccountInfo, ServiceAccountRequest, validate_key_name,
+};
 pub use system::{DiskUsage, PruneRequest, Pruned, TagRequest, UsageRow};
 pub use tenant::{
     LIMIT_MOST, Quota, QuotaReport, QuotaRequest, QuotaUsage, TenantDeletion, TenantInfo, TenantPatch, TenantRequest,
@@ -579,58 +584,6 @@ pub struct ImageProgress {
     pub image: Option<ImageInfo>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<crate::error::Problem>,
-}
-
-/// The body of `POST /v1/auth/keys`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-#[serde(deny_unknown_fields)]
-pub struct KeyRequest {
-    pub name: String,
-    /// Default developer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub role: Option<String>,
-    /// Narrow the role; absent: the whole role.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scopes: Option<Vec<String>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schema(value_type = Option<String>, format = DateTime))]
-    pub expires_at: Option<Timestamp>,
-}
-
-/// An API key without its secret.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-pub struct KeyInfo {
-    pub id: String,
-    pub name: String,
-    /// The first characters, to recognise it by.
-    pub prefix: String,
-    pub role: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scopes: Option<Vec<String>>,
-    #[cfg_attr(feature = "schema", schema(value_type = String, format = DateTime))]
-    pub created_at: Timestamp,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schema(value_type = Option<String>, format = DateTime))]
-    pub expires_at: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schema(value_type = Option<String>, format = DateTime))]
-    pub last_used_at: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schema(value_type = Option<String>, format = DateTime))]
-    pub revoked_at: Option<Timestamp>,
-}
-
-/// The answer of `POST /v1/auth/keys`: the only time the secret is shown.
-#[derive(Clone, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-pub struct KeyCreated {
-    #[serde(flatten)]
-    pub info: KeyInfo,
-    pub key: String,
-    /// The same secret as E2B's clients want it.
-    pub e2b_key: String,
 }
 
 /// `GET /v1/version`.

@@ -107,6 +107,8 @@ id!(/// A machine that runs sandboxes.
     NodeId, "nod", "node");
 id!(/// An API key.
     KeyId, "key", "key");
+id!(/// A principal of a tenant that is no person.
+    ServiceAccountId, "sva", "service account");
 id!(/// One exec in an agent.
     ExecId, "exe", "exec");
 id!(/// A request, for logs and problem documents.
@@ -163,9 +165,17 @@ impl<'de> Deserialize<'de> for TenantId {
 
 /// Whether a text has the form of one of our ids: names must not.
 pub fn looks_like_id(text: &str) -> bool {
-    [AgentId::PREFIX, NodeId::PREFIX, KeyId::PREFIX, ExecId::PREFIX, RequestId::PREFIX, EventId::PREFIX]
-        .iter()
-        .any(|prefix| well_formed(prefix, text))
+    [
+        AgentId::PREFIX,
+        NodeId::PREFIX,
+        KeyId::PREFIX,
+        ServiceAccountId::PREFIX,
+        ExecId::PREFIX,
+        RequestId::PREFIX,
+        EventId::PREFIX,
+    ]
+    .iter()
+    .any(|prefix| well_formed(prefix, text))
 }
 
 #[cfg(all(test, feature = "system"))]

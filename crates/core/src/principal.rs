@@ -1,11 +1,20 @@
 //! Who calls, and what they may do. Tenant data is reached through a
 //! [`TenantScope`] alone, and a scope is made from a [`Principal`] alone.
+//!
+//! ```text
+//! role (built in, or the tenant's own) ∩ scopes of the key
+//!   ∩ NARROWED, where the key has a reach    − key:manage, where it has a budget
+//!   = what the principal may
+//! ```
 
-use crate::id::TenantId;
-use serde::{Deserialize, Serialize};
+use crate::id::{KeyId, ServiceAccountId, TenantId};
+use crate::name::{AgentName, NameError};
+use crate::reach::Reach;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 macro_rules! permissions {
     ($($variant:ident = $text:literal),+ $(,)?) => {
@@ -75,6 +84,9 @@ pub enum Role {
 }
 
 impl Role {
+    pub const ALL: &'static [Role] =
+        &[Role::PlatformAdmin, Role::Operator, Role::Admin, Role::Developer, Role::Viewer, Role::Auditor];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Role::PlatformAdmin => "platform_admin",
@@ -92,7 +104,7 @@ impl Role {
         matches!(self, Role::PlatformAdmin | Role::Operator)
     }
 
-    pub fn permissions(self) -> BTreeSet<Permission> {
+    pub fn permissions(self) -> PermissionSet {
         self.list().iter().copied().collect()
     }
 
@@ -141,13 +153,141 @@ impl Role {
     }
 }
 
+/// Permissions, a bit for each: made and copied with every request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PermissionSet(u64);
+
+const _: () = assert!(Permission::ALL.len() <= 64, "a bit for each permission");
+
+/// What a key that is narrowed to labels or images may do at most. The rest is
+/// about the tenant as a whole, where a narrowed view would be none: its keys,
+/// its audit log, its secrets.
+const NARROWED: &[Permission] = &[
+    Permission::AgentCreate,
+    Permission::AgentRead,
+    Permission::AgentUpdate,
+    Permission::AgentDelete,
+    Permission::AgentExec,
+    Permission::AgentReadEnv,
+    Permission::AgentLogs,
+    Permission::CheckpointRead,
+    Permission::CheckpointWrite,
+    Permission::QuotaRead,
+    Permission::TenantRead,
+];
+
+impl PermissionSet {
+    pub const EMPTY: Self = Self(0);
+
+    /// All that a role of a tenant's own may hold: nothing of the platform.
+    pub fn of_tenant() -> Self {
+        Role::Admin.permissions()
+    }
+
+    pub fn contains(self, permission: Permission) -> bool {
+        self.0 & bit(permission) != 0
+    }
+
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    #[must_use]
+    pub fn without(self, permission: Permission) -> Self {
+        Self(self.0 & !bit(permission))
+    }
+
+    /// Whether it holds all that the other does.
+    pub fn covers(self, other: Self) -> bool {
+        other.0 & !self.0 == 0
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = Permission> {
+        Permission::ALL.iter().copied().filter(move |p| self.contains(*p))
+    }
+
+    /// Scopes narrow a role and never widen it; none means the whole role.
+    #[must_use]
+    pub fn scoped(self, scopes: Option<&BTreeSet<Permission>>) -> Self {
+        scopes.map_or(self, |scopes| self.and(scopes.iter().copied().collect()))
+    }
+}
+
+impl FromIterator<Permission> for PermissionSet {
+    fn from_iter<I: IntoIterator<Item = Permission>>(all: I) -> Self {
+        Self(all.into_iter().fold(0, |bits, p| bits | bit(p)))
+    }
+}
+
+fn bit(permission: Permission) -> u64 {
+    1 << permission as u32
+}
+
+/// A role as keys name it: built in, or one of the tenant's own. The names of
+/// the former are reserved, so a name is always one of the two.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RoleName {
+    BuiltIn(Role),
+    Own(AgentName),
+}
+
+impl RoleName {
+    pub fn as_str(&self) -> &str {
+        match self {
+            RoleName::BuiltIn(role) => role.as_str(),
+            RoleName::Own(name) => name.as_str(),
+        }
+    }
+
+    /// Whether only the operator's own tenant has it.
+    pub fn of_platform(&self) -> bool {
+        matches!(self, RoleName::BuiltIn(role) if role.of_platform())
+    }
+}
+
+impl From<Role> for RoleName {
+    fn from(role: Role) -> Self {
+        Self::BuiltIn(role)
+    }
+}
+
+impl FromStr for RoleName {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        match text.parse::<Role>() {
+            Ok(role) => Ok(Self::BuiltIn(role)),
+            Err(UnknownPermission) => text.parse().map(Self::Own),
+        }
+    }
+}
+
+impl fmt::Display for RoleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for RoleName {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for RoleName {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 impl FromStr for Role {
     type Err = UnknownPermission;
     fn from_str(text: &str) -> Result<Self, UnknownPermission> {
-        [Role::PlatformAdmin, Role::Operator, Role::Admin, Role::Developer, Role::Viewer, Role::Auditor]
-            .into_iter()
-            .find(|r| r.as_str() == text)
-            .ok_or(UnknownPermission)
+        Self::ALL.iter().copied().find(|r| r.as_str() == text).ok_or(UnknownPermission)
     }
 }
 
@@ -156,8 +296,8 @@ impl FromStr for Role {
 pub enum Credential {
     /// Peer credentials of the local socket.
     LocalUser { uid: u32 },
-    /// An API key, by its id.
-    ApiKey { id: String },
+    /// An API key, by its id, and whose it is where that is no person.
+    ApiKey { id: KeyId, service_account: Option<ServiceAccountId> },
     /// `enable_auth: false` on loopback.
     Anonymous,
 }
@@ -166,7 +306,8 @@ impl fmt::Display for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Credential::LocalUser { uid } => write!(f, "local:{uid}"),
-            Credential::ApiKey { id } => f.write_str(id),
+            Credential::ApiKey { id, service_account: None } => f.write_str(id.as_str()),
+            Credential::ApiKey { id, service_account: Some(account) } => write!(f, "{account}/{id}"),
             Credential::Anonymous => f.write_str("anonymous"),
         }
     }
@@ -177,40 +318,68 @@ impl fmt::Display for Credential {
 pub struct Principal {
     pub tenant: TenantId,
     pub credential: Credential,
-    pub role: Role,
-    /// A bit for each: made and copied with every request.
-    permissions: u64,
+    permissions: PermissionSet,
+    /// `None`: all that the tenant has.
+    reach: Option<Arc<Reach>>,
+    /// The key in whose name agents are made, and whose budget they count in.
+    key: Option<KeyId>,
 }
 
-const _: () = assert!(Permission::ALL.len() <= 64, "a bit for each permission");
-
 impl Principal {
-    /// `scopes` narrow the role and never widen it; none means the whole role.
-    pub fn new(tenant: TenantId, credential: Credential, role: Role, scopes: Option<&BTreeSet<Permission>>) -> Self {
-        let held = role.list().iter().filter(|p| scopes.is_none_or(|scopes| scopes.contains(p)));
-        let permissions = held.fold(0, |bits, p| bits | bit(*p));
-        Self { tenant, credential, role, permissions }
+    pub fn new(tenant: TenantId, credential: Credential, permissions: PermissionSet) -> Self {
+        Self { tenant, credential, permissions, reach: None, key: None }
+    }
+
+    /// Narrowed to a part of the tenant, and to what can be narrowed.
+    #[must_use]
+    pub fn within(self, reach: Option<Arc<Reach>>) -> Self {
+        let Some(reach) = reach else { return self };
+        let permissions = self.permissions.and(NARROWED.iter().copied().collect());
+        Self { permissions, reach: Some(reach), ..self }
+    }
+
+    /// What it makes is this key's. One with a budget makes no other key: that
+    /// would have none.
+    #[must_use]
+    pub fn of_key(self, key: KeyId, budgeted: bool) -> Self {
+        let permissions = if budgeted { self.permissions.without(Permission::KeyManage) } else { self.permissions };
+        Self { permissions, key: Some(key), ..self }
     }
 
     /// The same caller in another tenant: an operator of the platform, who has
     /// named it. What it does there is recorded as done by it.
     #[must_use]
     pub fn acting_for(self, tenant: TenantId) -> Self {
-        Self { tenant, ..self }
+        Self { tenant, key: None, ..self }
     }
 
     pub fn may(&self, permission: Permission) -> bool {
-        self.permissions & bit(permission) != 0
+        self.permissions.contains(permission)
     }
 
-    /// The key to this tenant's data.
+    /// Nobody hands out more than they have.
+    pub fn may_grant(&self, granted: PermissionSet) -> bool {
+        self.permissions.covers(granted)
+    }
+
+    pub fn permissions(&self) -> PermissionSet {
+        self.permissions
+    }
+
+    pub fn reach(&self) -> Option<&Reach> {
+        self.reach.as_deref()
+    }
+
+    /// The key to this tenant's data, as far as this caller reaches.
     pub fn scope(&self) -> TenantScope {
-        TenantScope { tenant: self.tenant.clone(), actor: self.credential.to_string(), address: None }
+        TenantScope {
+            tenant: self.tenant.clone(),
+            actor: self.credential.to_string(),
+            address: None,
+            reach: self.reach.clone(),
+            key: self.key.clone(),
+        }
     }
-}
-
-fn bit(permission: Permission) -> u64 {
-    1 << permission as u32
 }
 
 /// The right to touch one tenant's data, with who does it (for the audit).
@@ -221,12 +390,14 @@ pub struct TenantScope {
     tenant: TenantId,
     actor: String,
     address: Option<String>,
+    reach: Option<Arc<Reach>>,
+    key: Option<KeyId>,
 }
 
 impl TenantScope {
     /// The control plane's own work on an agent of `tenant`: TTL, reports.
     pub fn system(tenant: TenantId, component: &'static str) -> Self {
-        Self { tenant, actor: format!("system:{component}"), address: None }
+        Self { tenant, actor: format!("system:{component}"), address: None, reach: None, key: None }
     }
 
     /// With the caller's network address, for the audit.
@@ -246,37 +417,23 @@ impl TenantScope {
     pub fn address(&self) -> Option<&str> {
         self.address.as_deref()
     }
+
+    /// What part of the tenant's agents it touches; `None`: all.
+    pub fn reach(&self) -> Option<&Reach> {
+        self.reach.as_deref()
+    }
+
+    /// The key that asks.
+    pub fn key(&self) -> Option<&KeyId> {
+        self.key.as_ref()
+    }
+
+    /// For tests of the store: the same, narrowed, by this key.
+    #[must_use]
+    pub fn narrowed(self, reach: Option<Arc<Reach>>, key: Option<KeyId>) -> Self {
+        Self { reach, key, ..self }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn scopes_never_widen_a_role() {
-        let all: BTreeSet<_> = Permission::ALL.iter().copied().collect();
-        let viewer = Principal::new(TenantId::default_tenant(), Credential::Anonymous, Role::Viewer, Some(&all));
-        assert!(viewer.may(Permission::AgentRead) && !viewer.may(Permission::AgentExec));
-        let narrow = BTreeSet::from([Permission::AgentCreate]);
-        let key = Principal::new(TenantId::default_tenant(), Credential::Anonymous, Role::Admin, Some(&narrow));
-        assert!(key.may(Permission::AgentCreate));
-        for other in [Permission::AgentDelete, Permission::AgentUpdate, Permission::AgentExec] {
-            assert!(!key.may(other));
-        }
-    }
-
-    #[test]
-    fn operators_see_no_tenant_data() {
-        let p = Role::Operator.permissions();
-        for denied in [Permission::AgentReadEnv, Permission::AgentLogs, Permission::AgentExec, Permission::AgentRead] {
-            assert!(!p.contains(&denied));
-        }
-    }
-
-    #[test]
-    fn text_round_trip() {
-        for p in Permission::ALL {
-            assert_eq!(p.as_str().parse(), Ok(*p));
-        }
-    }
-}
+mod tests;

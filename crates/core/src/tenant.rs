@@ -4,6 +4,7 @@
 //! transaction that changes what is counted. Not here: how fast a tenant may
 //! ask.
 
+use crate::id::KeyId;
 use crate::spec::Resources;
 use crate::state::Observed;
 use serde::{Deserialize, Serialize};
@@ -77,23 +78,30 @@ pub struct Limits {
     /// Of all its agents together.
     pub network_mbps: Option<u64>,
     pub requests_per_minute: Option<u64>,
+    /// Names apart: images as such.
+    pub images: Option<u64>,
+    /// At one time, in all of its agents.
+    pub exec_sessions: Option<u64>,
 }
 
 impl Tier {
-    /// surface.md §4: the numbers that users of the earlier version know.
+    /// surface.md §4: the numbers that users of the earlier version know; those
+    /// of images and execs, which it did not count, are ours.
     pub fn limits(self) -> Limits {
-        let of = |agents, cpu_millicores, memory_mb, disk_mb, requests_per_minute| Limits {
+        let of = |agents, cpu_millicores, memory_mb, disk_mb, requests_per_minute, images, exec_sessions| Limits {
             agents: Some(agents),
             cpu_millicores: Some(cpu_millicores),
             memory_mb: Some(memory_mb),
             disk_mb: Some(disk_mb),
             network_mbps: Some(1000),
             requests_per_minute: Some(requests_per_minute),
+            images: Some(images),
+            exec_sessions: Some(exec_sessions),
         };
         match self {
-            Tier::Free => of(5, 5_000, 8_192, 51_200, 600),
-            Tier::Pro => of(50, 50_000, 102_400, 512_000, 6_000),
-            Tier::Enterprise => of(500, 500_000, 1_048_576, 5_120_000, 60_000),
+            Tier::Free => of(5, 5_000, 8_192, 51_200, 600, 20, 20),
+            Tier::Pro => of(50, 50_000, 102_400, 512_000, 6_000, 200, 200),
+            Tier::Enterprise => of(500, 500_000, 1_048_576, 5_120_000, 60_000, 2_000, 2_000),
             Tier::Unlimited => Limits::default(),
         }
     }
@@ -197,6 +205,8 @@ words! {
     Cpu = "cpu",
     Memory = "memory",
     Disk = "disk",
+    Images = "images",
+    ExecSessions = "exec_sessions",
 }
 
 impl Resource {
@@ -206,6 +216,47 @@ impl Resource {
             Resource::Cpu => "millicores",
             Resource::Memory => "MB of memory",
             Resource::Disk => "MB of disk",
+            Resource::Images => "images",
+            Resource::ExecSessions => "exec sessions",
+        }
+    }
+}
+
+/// A part of a tenant that has limits of its own, under the tenant's.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BudgetOf {
+    /// The agents that this key made.
+    Key(KeyId),
+    /// The agents that carry this label now.
+    Label { key: String, value: String },
+}
+
+impl BudgetOf {
+    /// From `key=value`.
+    pub fn label(pair: &str) -> Option<Self> {
+        let (key, value) = pair.split_once('=').filter(|(key, _)| !key.is_empty())?;
+        Some(Self::Label { key: key.to_owned(), value: value.to_owned() })
+    }
+}
+
+/// As it is stored; also the order in which budgets are locked.
+impl fmt::Display for BudgetOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BudgetOf::Key(id) => write!(f, "key:{id}"),
+            BudgetOf::Label { key, value } => write!(f, "label:{key}={value}"),
+        }
+    }
+}
+
+impl FromStr for BudgetOf {
+    type Err = UnknownWord;
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        let unknown = || UnknownWord("budget");
+        match text.split_once(':').ok_or_else(unknown)? {
+            ("key", id) => id.parse().map(Self::Key).map_err(|_| unknown()),
+            ("label", pair) => Self::label(pair).ok_or_else(unknown),
+            _ => Err(unknown()),
         }
     }
 }
@@ -251,6 +302,16 @@ mod tests {
             assert_eq!(status.as_str().parse(), Ok(*status));
         }
         assert!("Free".parse::<Tier>().is_err() && "".parse::<Tier>().is_err());
+    }
+
+    #[test]
+    fn budgets_round_trip() {
+        for text in ["key:keyc0aaaaaaaaaaaaaaaa", "label:team=a", "label:a=b=c", "label:empty=", "label:a:b=c"] {
+            assert_eq!(text.parse::<BudgetOf>().expect("a budget").to_string(), text);
+        }
+        for bad in ["", "key:", "key:x", "label:", "label:=a", "label:a", "team=a", "tenant:a"] {
+            assert!(bad.parse::<BudgetOf>().is_err(), "{bad}");
+        }
     }
 
     #[test]

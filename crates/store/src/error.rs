@@ -2,7 +2,7 @@
 //! secret. The driver's own text goes to the log only.
 
 use aether_core::state::{Desired, Observed};
-use aether_core::tenant::{Excess, TenantStatus};
+use aether_core::tenant::{BudgetOf, Excess, TenantStatus};
 use aether_core::{FieldError, TenantId};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,9 +33,18 @@ pub enum StoreError {
     /// The node cannot take the agent.
     #[error("the node has no room: {detail}")]
     NoRoom { detail: String },
-    /// The tenant may not have so much.
+    /// The tenant may not have so much, or that part of it that has a budget.
     #[error("the tenant {tenant} may not have this: {excess}")]
-    QuotaExceeded { tenant: TenantId, excess: Excess },
+    QuotaExceeded { tenant: TenantId, of: Option<BudgetOf>, excess: Excess },
+    /// The caller is narrowed to something else.
+    #[error("the key is narrowed to {detail}")]
+    Narrowed { detail: String },
+    /// Somebody has it.
+    #[error("this {what} is in use by {}", .by.join(", "))]
+    InUse { what: &'static str, by: Vec<String> },
+    /// Of things that are bounded in number.
+    #[error("there are {most} {what} already")]
+    TooMany { what: &'static str, most: u64 },
     /// The tenant may begin nothing new, or is on its way out.
     #[error("the tenant is {status}")]
     TenantInactive { status: TenantStatus },

@@ -40,6 +40,7 @@ pub(crate) const MIGRATIONS: &[Migration] = migrations![
     8 "0008_agents_by_node",
     9 "0009_quotas",
     10 "0010_audit_chain",
+    11 "0011_keys",
 ];
 
 /// The newest step that this program knows.

@@ -1,14 +1,16 @@
 //! The rows and requests of the store, as its callers see them.
 
+mod key;
 mod tenant;
 
+pub use key::*;
 pub use tenant::{NewTenant, QuotaRow, TenantChange, TenantErasure, TenantRow};
 
 use aether_core::api::{AgentFailure, NodeAmounts};
 use aether_core::state::{Desired, Observed};
-use aether_core::tenant::{RunSize, TenantStatus};
-use aether_core::{AgentId, AgentName, AgentSpec, ExecId, KeyId, NodeId, Permission, Role, TenantId, Timestamp};
-use std::collections::{BTreeMap, BTreeSet};
+use aether_core::tenant::RunSize;
+use aether_core::{AgentId, AgentName, AgentSpec, ExecId, KeyId, NodeId, TenantId, Timestamp};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -61,6 +63,8 @@ pub struct AgentRow {
     /// What the run that goes on was begun with, where the spec says otherwise
     /// by now.
     pub run: Option<RunSize>,
+    /// The key that made it, and in whose budget it counts.
+    pub key: Option<KeyId>,
 }
 
 /// What makes a repeated request recognisable.
@@ -194,49 +198,6 @@ pub struct AuditEntry {
     pub result: String,
     pub details: serde_json::Value,
     pub error: Option<String>,
-}
-
-#[derive(Clone, PartialEq, Eq)]
-pub struct NewKey {
-    pub id: KeyId,
-    pub name: String,
-    /// Keyed hash of the secret, made by the caller: the store never sees it.
-    pub hash: [u8; 32],
-    /// The first characters, for people to recognise it by.
-    pub prefix: String,
-    pub role: Role,
-    /// None: the whole role.
-    pub scopes: Option<BTreeSet<Permission>>,
-    pub expires_at: Option<Timestamp>,
-}
-
-impl fmt::Debug for NewKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NewKey").field("id", &self.id).field("role", &self.role).finish_non_exhaustive()
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyRow {
-    pub id: KeyId,
-    pub tenant: TenantId,
-    pub name: String,
-    pub prefix: String,
-    pub role: Role,
-    pub scopes: Option<BTreeSet<Permission>>,
-    pub created_at: Timestamp,
-    pub expires_at: Option<Timestamp>,
-    pub last_used_at: Option<Timestamp>,
-    pub revoked_at: Option<Timestamp>,
-    /// Of its tenant.
-    pub tenant_status: TenantStatus,
-}
-
-impl KeyRow {
-    /// Neither revoked nor expired.
-    pub fn usable(&self, now: Timestamp) -> bool {
-        self.revoked_at.is_none() && self.expires_at.is_none_or(|at| now < at)
-    }
 }
 
 /// The fence of the control plane: made by `take_leadership` alone.

@@ -1,10 +1,11 @@
 //! [`Store`]: the functions that the control plane calls. Each one only names
 //! its operation; what it does and guarantees is in `ops`. Those that take an
 //! idempotency key are in `keyed`, those whose rows are kept in memory in
-//! `kept`, the control plane's own in `scheduling`, tenants in `tenancy`, the
-//! audit log's in `audit_log`.
+//! `kept`, the control plane's own in `scheduling`, tenants in `tenancy`, keys,
+//! service accounts and roles in `identity`, the audit log's in `audit_log`.
 
 mod audit_log;
+mod identity;
 mod kept;
 mod keyed;
 mod scheduling;
@@ -15,14 +16,14 @@ pub use audit_log::AUDIT_LINKED_AT_ONCE;
 use crate::error::StoreError;
 use crate::migrate;
 use crate::model::*;
-use crate::ops::{agents, assign, audit, events, execs, keys, listing, nodes, reports, update};
+use crate::ops::{agents, assign, audit, events, execs, listing, nodes, reports, update};
 use crate::postgres::Postgres;
 use crate::seal::SealKey;
 use crate::sqlite::Sqlite;
 use crate::tx::{Context, OpFuture, Tx};
 use aether_core::api::CheckedPatch;
 use aether_core::state::Desired;
-use aether_core::{AgentId, Clock, ExecId, KeyId, NodeId, Observed, Rng, Secret, TenantScope, Timestamp};
+use aether_core::{AgentId, Clock, ExecId, NodeId, Observed, Rng, Secret, TenantScope, Timestamp};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -270,36 +271,6 @@ impl Store {
     /// An entry by itself: a denial, a log-in. Changes write their own.
     pub async fn audit(&self, scope: &TenantScope, entry: AuditEntry) -> Result<(), StoreError> {
         self.write((scope.clone(), entry), |tx, cx, (scope, entry)| Box::pin(audit::record(tx, cx, scope, entry))).await
-    }
-}
-
-/// API keys.
-impl Store {
-    pub async fn create_key(&self, scope: &TenantScope, new: NewKey) -> Result<KeyRow, StoreError> {
-        self.write((scope.clone(), new), |tx, cx, (scope, new)| Box::pin(keys::create(tx, cx, scope, new))).await
-    }
-
-    /// Of any tenant, by its id: for who was let in by it.
-    pub async fn find_key(&self, id: &KeyId) -> Result<Option<KeyRow>, StoreError> {
-        self.read(id.clone(), |tx, _, id| Box::pin(keys::find(tx, id))).await
-    }
-
-    pub async fn list_keys(&self, scope: &TenantScope) -> Result<Vec<KeyRow>, StoreError> {
-        self.read(scope.clone(), |tx, _, scope| Box::pin(keys::list(tx, scope))).await
-    }
-
-    pub async fn revoke_key(&self, scope: &TenantScope, id: &KeyId) -> Result<(), StoreError> {
-        self.write((scope.clone(), id.clone()), |tx, cx, (scope, id)| Box::pin(keys::revoke(tx, cx, scope, id))).await
-    }
-
-    /// Notes a use, at most once a minute.
-    pub async fn touch_key(&self, id: &KeyId) -> Result<(), StoreError> {
-        self.write(id.clone(), |tx, cx, id| Box::pin(keys::touch(tx, cx, id))).await
-    }
-
-    /// Of all tenants, revoked ones apart.
-    pub async fn count_keys(&self) -> Result<u64, StoreError> {
-        self.read((), |tx, _, ()| Box::pin(keys::count(tx))).await
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line, as clap derives it: doc comments are the help. Nothing
 //! here acts; `commands` does.
 
+mod access;
 mod agent;
 mod audit;
 mod events;
@@ -15,6 +16,10 @@ mod tenant;
 mod update;
 mod watch;
 
+pub(crate) use access::{
+    ApiKeyCommand, BudgetArgs, KeyCreateArgs, KeyRotateArgs, KeyUpdateArgs, LabelLimits, RoleArgs, RoleCommand,
+    ServiceAccountCommand,
+};
 pub(crate) use agent::{
     AgentCommand, CopyArgs, CreateArgs, DestroyArgs, ExecArgs, ListArgs, LogsArgs, Recovery, Restart, StartArgs,
     StopArgs,
@@ -26,10 +31,7 @@ pub(crate) use housekeeping::{ImagePruneArgs, SystemCommand, SystemPruneArgs, Ta
 pub(crate) use image::{ImageCommand, ImportArgs, PullArgs};
 pub(crate) use login::{LoginArgs, LogoutArgs, ProfileCommand};
 pub(crate) use run::{Network, PullPolicy, RunArgs, SandboxArgs};
-pub(crate) use system::{
-    ApiKeyCommand, ConfigCommand, DoctorArgs, KeyCreateArgs, MigrateArgs, MigrateCommand, NodeCommand, ServerArgs,
-    SetArgs,
-};
+pub(crate) use system::{ConfigCommand, DoctorArgs, MigrateArgs, MigrateCommand, NodeCommand, ServerArgs, SetArgs};
 pub(crate) use tenant::{
     Limit, QuotaCommand, QuotaSetArgs, TenantCommand, TenantCreateArgs, TenantDeleteArgs, TenantUpdateArgs,
 };
@@ -167,8 +169,14 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Profile(ProfileCommand),
     /// Manage API keys
-    #[command(subcommand, name = "apikey")]
+    #[command(subcommand, name = "apikey", visible_alias = "key")]
     ApiKey(ApiKeyCommand),
+    /// Manage service accounts: principals that are no people
+    #[command(subcommand, visible_alias = "sa")]
+    ServiceAccount(ServiceAccountCommand),
+    /// Manage roles: named sets of permissions
+    #[command(subcommand)]
+    Role(RoleCommand),
     /// Manage tenants
     #[command(subcommand)]
     Tenant(TenantCommand),

@@ -1,40 +1,7 @@
-//! Commands for who runs the system: server, migrate, doctor, config, keys,
-//! nodes.
+//! Commands for who runs the system: server, migrate, doctor, config, nodes.
 
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ApiKeyCommand {
-    /// Create a key; it is shown once
-    Create(KeyCreateArgs),
-    /// List keys, without their secrets
-    #[command(visible_alias = "ls")]
-    List,
-    /// Revoke keys
-    #[command(visible_aliases = ["rm", "delete"])]
-    Revoke {
-        /// Ids of keys
-        #[arg(required = true)]
-        keys: Vec<String>,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct KeyCreateArgs {
-    /// What it is for
-    #[arg(long)]
-    pub(crate) name: String,
-    /// admin, developer, viewer or auditor
-    #[arg(long, default_value = "developer")]
-    pub(crate) role: String,
-    /// Narrow the role to these permissions, as in agent:create (repeatable)
-    #[arg(long, value_name = "PERMISSION")]
-    pub(crate) scope: Vec<String>,
-    /// The key ends after this time, as in 720h
-    #[arg(long, value_name = "DURATION")]
-    pub(crate) expires_in: Option<String>,
-}
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {

@@ -78,18 +78,40 @@ pub(crate) enum QuotaCommand {
     Get {
         /// Your own when left out
         tenant: Option<String>,
+        /// Instead: of all its agents that carry this label
+        #[arg(long, value_name = "KEY=VALUE")]
+        label: Option<String>,
     },
     /// List the limits of all tenants
     #[command(visible_alias = "ls")]
     List,
     /// Set limits of a tenant; those not named stay
     Set(QuotaSetArgs),
+    /// List the budgets of a tenant's labels
+    Labels {
+        /// Your own when left out
+        tenant: Option<String>,
+    },
+    /// Lift the budget of a label
+    Lift {
+        /// `me` for your own
+        tenant: String,
+        #[arg(long, value_name = "KEY=VALUE")]
+        label: String,
+    },
 }
 
 /// Each a number, or `none` to lift the limit.
 #[derive(Debug, Args)]
 pub(crate) struct QuotaSetArgs {
+    /// `me` for your own, whose labels you may limit
     pub(crate) tenant: String,
+    /// Instead: limits of all its agents that carry this label
+    #[arg(
+        long, value_name = "KEY=VALUE",
+        conflicts_with_all = ["tier", "network", "requests_per_minute", "images", "exec_sessions"],
+    )]
+    pub(crate) label: Option<String>,
     /// Begin from this tier's limits instead of the present ones
     #[arg(long)]
     pub(crate) tier: Option<String>,
@@ -109,6 +131,12 @@ pub(crate) struct QuotaSetArgs {
     pub(crate) network: Option<Limit>,
     #[arg(long, value_name = "N|none", value_parser = limit)]
     pub(crate) requests_per_minute: Option<Limit>,
+    /// Images that it may have
+    #[arg(long, value_name = "N|none", value_parser = limit)]
+    pub(crate) images: Option<Limit>,
+    /// Execs at work at one time
+    #[arg(long, value_name = "N|none", value_parser = limit)]
+    pub(crate) exec_sessions: Option<Limit>,
 }
 
 /// `None`: no limit.

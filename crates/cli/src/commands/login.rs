@@ -88,7 +88,7 @@ pub(crate) fn logout(printer: Printer, args: LogoutArgs) -> Result<u8, CliError>
         profiles.current = None;
     }
     profiles.write(&path)?;
-    printer.talk("The key is forgotten here, not revoked: `aether apikey revoke` does that.");
+    printer.talk("The key is forgotten here, not revoked: `aether key revoke` does that.");
     line(&name)?;
     Ok(0)
 }

@@ -1,9 +1,11 @@
 //! The user's commands: each asks the HTTP API and prints the answer. None
 //! knows anything that the server does not, so they work from any terminal.
 
+mod access;
 mod agent;
 mod audit;
 mod audit_verify;
+mod budget;
 mod copy;
 mod events;
 mod exec;
@@ -113,8 +115,13 @@ pub(crate) async fn dispatch(context: &Context, command: Command) -> Result<u8, 
         Command::ApiKey(command) => match command {
             ApiKeyCommand::Create(args) => keys::create(context, args).await,
             ApiKeyCommand::List => keys::list(context).await,
+            ApiKeyCommand::Get { key } => keys::get(context, &key).await,
+            ApiKeyCommand::Update(args) => keys::update(context, args).await,
+            ApiKeyCommand::Rotate(args) => keys::rotate(context, args).await,
             ApiKeyCommand::Revoke { keys } => keys::revoke(context, &keys).await,
         },
+        Command::ServiceAccount(command) => access::service_account(context, command).await,
+        Command::Role(command) => access::role(context, command).await,
         Command::Tenant(command) => match command {
             TenantCommand::Create(args) => tenant::create(context, args).await,
             TenantCommand::List => tenant::list(context).await,
@@ -125,9 +132,11 @@ pub(crate) async fn dispatch(context: &Context, command: Command) -> Result<u8, 
             TenantCommand::Delete(args) => tenant::delete(context, args).await,
         },
         Command::Quota(command) => match command {
-            QuotaCommand::Get { tenant } => tenant::quota_get(context, tenant).await,
+            QuotaCommand::Get { tenant, label } => tenant::quota_get(context, tenant, label.as_deref()).await,
             QuotaCommand::List => tenant::quota_list(context).await,
             QuotaCommand::Set(args) => tenant::quota_set(context, args).await,
+            QuotaCommand::Labels { tenant } => budget::list(context, tenant).await,
+            QuotaCommand::Lift { tenant, label } => budget::lift(context, &tenant, &label).await,
         },
         Command::Audit(command) => audit::audit(context, command).await,
         Command::Node(NodeCommand::List) => node::list(context).await,

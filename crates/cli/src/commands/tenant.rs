@@ -1,7 +1,9 @@
 //! `aether tenant` and `aether quota`.
 
-use super::{Context, each};
-use crate::args::{Limit, OutputFormat, QuotaSetArgs, TenantCreateArgs, TenantDeleteArgs, TenantUpdateArgs};
+use super::{Context, budget, each};
+use crate::args::{
+    LabelLimits, Limit, OutputFormat, QuotaSetArgs, TenantCreateArgs, TenantDeleteArgs, TenantUpdateArgs,
+};
 use crate::client::{encode, query};
 use crate::error::CliError;
 use crate::output::{Spinner, confirmed, fields, line, mib};
@@ -38,7 +40,7 @@ pub(super) async fn create(context: &Context, args: TenantCreateArgs) -> Result<
     if context.printer.chatty() {
         context
             .printer
-            .talk(&format!("Its first key: aether apikey create --tenant {} --name first --role admin", made.id));
+            .talk(&format!("Its first key: aether key create --tenant {} --name first --role admin", made.id));
     }
     Ok(0)
 }
@@ -60,20 +62,20 @@ fn show(context: &Context, tenant: &TenantInfo) -> Result<(), CliError> {
     })
 }
 
-fn bound(limit: Option<u64>, text: fn(u64) -> String) -> String {
+pub(super) fn bound(limit: Option<u64>, text: fn(u64) -> String) -> String {
     limit.map_or_else(|| "no limit".to_owned(), text)
 }
 
-fn cores(millicores: u64) -> String {
+pub(super) fn cores(millicores: u64) -> String {
     format!("{}.{}", millicores / 1000, millicores % 1000 / 100)
 }
 
-fn number(n: u64) -> String {
+pub(super) fn number(n: u64) -> String {
     n.to_string()
 }
 
 /// Used / allowed.
-fn beside(r: &QuotaReport) -> [String; 4] {
+pub(super) fn beside(r: &QuotaReport) -> [String; 4] {
     let (quota, usage) = (&r.quota, r.usage);
     let of = |used: u64, limit, text: fn(u64) -> String| format!("{} / {}", text(used), bound(limit, text));
     [
@@ -183,7 +185,7 @@ pub(super) async fn delete(context: &Context, args: TenantDeleteArgs) -> Result<
     Ok(0)
 }
 
-fn quota_path(tenant: Option<&str>, rest: &str) -> String {
+pub(super) fn quota_path(tenant: Option<&str>, rest: &str) -> String {
     format!("/v1/quotas/{}{rest}", encode(tenant.unwrap_or("me")))
 }
 
@@ -199,12 +201,17 @@ fn show_quota(context: &Context, report: &QuotaReport) -> Result<u8, CliError> {
             ("Disk", disk),
             ("Network", bound(r.quota.max_network_bandwidth_mbps, |n| format!("{n} Mbit/s"))),
             ("Requests", bound(r.quota.max_requests_per_minute, |n| format!("{n} per minute"))),
+            ("Images", bound(r.quota.max_images, number)),
+            ("Execs at once", bound(r.quota.max_exec_sessions, number)),
         ])
     })?;
     Ok(0)
 }
 
-pub(super) async fn quota_get(context: &Context, tenant: Option<String>) -> Result<u8, CliError> {
+pub(super) async fn quota_get(context: &Context, tenant: Option<String>, label: Option<&str>) -> Result<u8, CliError> {
+    if let Some(label) = label {
+        return budget::get(context, tenant.as_deref(), label).await;
+    }
     let report: QuotaReport = context.client.get(&quota_path(tenant.as_deref(), "/usage")).await?;
     show_quota(context, &report)
 }
@@ -226,6 +233,10 @@ pub(super) async fn quota_list(context: &Context) -> Result<u8, CliError> {
 }
 
 pub(super) async fn quota_set(context: &Context, args: QuotaSetArgs) -> Result<u8, CliError> {
+    if let Some(label) = &args.label {
+        let QuotaSetArgs { agents, cpu, memory, disk, .. } = args;
+        return budget::set(context, &args.tenant, label, LabelLimits { agents, cpu, memory, disk }).await;
+    }
     let route = quota_path(Some(&args.tenant), "");
     let base: Option<Quota> = match &args.tier {
         Some(_) => None,
@@ -247,7 +258,9 @@ pub(super) async fn quota_set(context: &Context, args: QuotaSetArgs) -> Result<u
         max_disk_mb: of(args.disk, |q| q.max_disk_mb),
         max_network_bandwidth_mbps: of(args.network, |q| q.max_network_bandwidth_mbps),
         max_requests_per_minute: of(args.requests_per_minute, |q| q.max_requests_per_minute),
+        max_images: of(args.images, |q| q.max_images),
+        max_exec_sessions: of(args.exec_sessions, |q| q.max_exec_sessions),
     };
     let _: Quota = context.client.put(&route, &request).await?;
-    quota_get(context, Some(args.tenant)).await
+    quota_get(context, Some(args.tenant), None).await
 }

@@ -105,15 +105,16 @@ async fn serve(
             Some(begin) => begin,
             None => first_frame(&mut socket, &headers, &id).await?,
         };
-        exec::open(&app, &caller, found, begin).await
+        let place = exec::place(&app, &caller).await?;
+        Ok((exec::open(&app, &caller, found, begin).await?, place))
     };
     let opened = tokio::select! {
         opened = opened => opened,
         () = caller.dismissed() => Err(ApiError::unauthorized()),
     };
-    let opened = match opened {
-        Ok(Begun::Running(opened)) => *opened,
-        Ok(Begun::Over(past)) => return tell(socket, &past).await,
+    let (opened, _place) = match opened {
+        Ok((Begun::Running(opened), place)) => (*opened, place),
+        Ok((Begun::Over(past), _)) => return tell(socket, &past).await,
         Err(error) => return refuse(socket, error).await,
     };
     let (sink, source) = socket.split();

@@ -3,7 +3,9 @@
 
 use super::Caller;
 use super::extract::{Params, chunks, media_type, parse};
+use super::image_reach;
 use crate::app::App;
+use crate::inflight::Place;
 use crate::problem::{ApiError, clean};
 use aether_core::api::{ImageInfo, ImageProgress, PullRequest};
 use aether_core::image::{ImageRef, is_digest};
@@ -46,7 +48,8 @@ pub(crate) async fn list(
             merge(&mut found, info(image));
         }
     }
-    let mut images: Vec<ImageInfo> = found.into_values().collect();
+    let mut images: Vec<ImageInfo> =
+        found.into_values().filter_map(|image| image_reach::seen(&caller, image)).collect();
     images.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| a.digest.cmp(&b.digest)));
     Ok(axum::Json(images))
 }
@@ -80,6 +83,18 @@ pub(crate) async fn get(
     params: Params,
 ) -> Result<axum::Json<ImageInfo>, ApiError> {
     params.done()?;
+    find(&app, &caller, name).await.map(axum::Json)
+}
+
+/// By name or digest, as the caller sees it.
+pub(super) async fn find(app: &App, caller: &Caller, name: String) -> Result<ImageInfo, ApiError> {
+    let image = find_any(app, caller, name).await?;
+    image_reach::seen(caller, image).ok_or_else(|| ApiError::not_found("image"))
+}
+
+/// A digest may be of one out of the caller's reach.
+async fn find_any(app: &App, caller: &Caller, name: String) -> Result<ImageInfo, ApiError> {
+    image_reach::asked(caller, &name)?;
     let request = ImageGetRequest { tenant_id: caller.tenant().to_owned(), name_or_digest: checked_name(name)? };
     let mut found = BTreeMap::new();
     for (_, mut client) in app.nodes.ready().await? {
@@ -89,7 +104,7 @@ pub(crate) async fn get(
             Err(status) => return Err(status.into()),
         }
     }
-    found.into_values().next().map(axum::Json).ok_or_else(|| ApiError::not_found("image"))
+    found.into_values().next().ok_or_else(|| ApiError::not_found("image"))
 }
 
 /// Remove a name, or an image by its digest.
@@ -105,7 +120,17 @@ pub(crate) async fn remove(
     params: Params,
 ) -> Result<StatusCode, ApiError> {
     params.done()?;
-    let request = ImageGetRequest { tenant_id: caller.tenant().to_owned(), name_or_digest: checked_name(name)? };
+    image_reach::asked(&caller, &name)?;
+    let name = checked_name(name)?;
+    // With its digest all of its names go.
+    if is_digest(&name) && caller.reach().is_some() {
+        let image = find_any(&app, &caller, name.clone()).await?;
+        if !image_reach::whole(&caller, &image) {
+            let shared = image_reach::seen(&caller, image).is_some();
+            return Err(if shared { image_reach::refusal(&caller) } else { ApiError::not_found("image") });
+        }
+    }
+    let request = ImageGetRequest { tenant_id: caller.tenant().to_owned(), name_or_digest: name };
     let mut removed = false;
     for (_, mut client) in app.nodes.ready().await? {
         match client.image_remove(request.clone()).await {
@@ -166,6 +191,7 @@ pub(crate) async fn add(
                 params.bad("name", error.to_string());
             }
             params.done()?;
+            image_reach::unbounded(&caller)?;
             import(&app, &caller, name.unwrap_or_default(), request.into_body()).await
         }
         _ => Err(ApiError::new(
@@ -189,6 +215,8 @@ async fn pull(app: &App, caller: &Caller, asked: PullRequest) -> Result<Response
     if !errors.is_empty() {
         return Err(ApiError::validation(errors));
     }
+    image_reach::named(caller, &asked.reference)?;
+    let place = place(app, caller).await?;
     let request = ImagePullRequest {
         tenant_id: caller.tenant().to_owned(),
         reference: asked.reference,
@@ -201,7 +229,22 @@ async fn pull(app: &App, caller: &Caller, asked: PullRequest) -> Result<Response
     let mut progress = client.image_pull(request).await?.into_inner();
     // The first message, or the error in its place, decides the status.
     let first = progress.message().await?;
-    Ok(ndjson(first, progress))
+    Ok(ndjson(caller, first, progress, place))
+}
+
+/// Room for one image more, held until it is there. One that the tenant has
+/// already is refused too where there is none: its name may mean another
+/// image by now.
+async fn place(app: &App, caller: &Caller) -> Result<Place, ApiError> {
+    let limit = app.store.tenant_limits(&caller.tenant).await?.images;
+    let mut held = BTreeMap::new();
+    if limit.is_some() {
+        for (_, mut client) in app.nodes.ready().await? {
+            let answer = client.image_list(ImageListRequest { tenant_id: caller.tenant().to_owned() }).await?;
+            answer.into_inner().images.into_iter().for_each(|image| merge(&mut held, info(image)));
+        }
+    }
+    app.images.begin(&caller.tenant, held.len() as u64, limit).map_err(|excess| ApiError::quota(None, excess))
 }
 
 async fn first_node(app: &App) -> Result<crate::dialer::DataClient, ApiError> {
@@ -210,6 +253,7 @@ async fn first_node(app: &App) -> Result<crate::dialer::DataClient, ApiError> {
 }
 
 async fn import(app: &App, caller: &Caller, name: String, body: Body) -> Result<Response, ApiError> {
+    let place = place(app, caller).await?;
     let mut client = first_node(app).await?;
     let (sender, requests) = mpsc::channel(IN_FLIGHT);
     let begin = ImageImportBegin { tenant_id: caller.tenant().to_owned(), name };
@@ -265,14 +309,16 @@ async fn import(app: &App, caller: &Caller, name: String, body: Body) -> Result<
         Some(last) if last.phase == "done" => Some(last),
         _ => progress.message().await?.or(last),
     };
-    Ok(ndjson(first, progress))
+    Ok(ndjson(caller, first, progress, place))
 }
 
-fn ndjson(first: Option<NodeProgress>, progress: Streaming<NodeProgress>) -> Response {
-    let lines = futures::stream::iter(first.map(Ok)).chain(progress).scan(false, |over, message| {
+fn ndjson(caller: &Caller, first: Option<NodeProgress>, progress: Streaming<NodeProgress>, place: Place) -> Response {
+    let caller = caller.clone();
+    let lines = futures::stream::iter(first.map(Ok)).chain(progress).scan(false, move |over, message| {
+        let _held = &place;
         let line = match message {
             _ if *over => None,
-            Ok(step) => Some(line_of(step)),
+            Ok(step) => Some(line_of(&caller, step)),
             Err(status) => {
                 *over = true;
                 Some(failure(status))
@@ -286,13 +332,13 @@ fn ndjson(first: Option<NodeProgress>, progress: Streaming<NodeProgress>) -> Res
     response
 }
 
-fn line_of(step: NodeProgress) -> Bytes {
+fn line_of(caller: &Caller, step: NodeProgress) -> Bytes {
     json_line(&ImageProgress {
         phase: step.phase,
         done_bytes: step.done_bytes,
         total_bytes: step.total_bytes,
         message: (!step.message.is_empty()).then(|| clean(&step.message)),
-        image: step.image.map(info),
+        image: step.image.and_then(|image| image_reach::seen(caller, info(image))),
         problem: None,
     })
 }

@@ -12,7 +12,7 @@ use axum::extract::{Path, State};
 
 /// The tenant of the path, where the caller may look at it: its own, or any
 /// for an operator. Another's is as absent as one that is not there.
-async fn visible(app: &App, caller: &Caller, id: &str) -> Result<TenantId, ApiError> {
+pub(super) async fn visible(app: &App, caller: &Caller, id: &str) -> Result<TenantId, ApiError> {
     let id = if id == "me" { caller.tenant.clone() } else { tenant_id(id)? };
     if id != caller.tenant && !caller.may(Permission::PlatformAdmin) {
         return Err(ApiError::not_found("tenant"));

@@ -3,8 +3,8 @@
 //! saying both.
 
 use super::{
-    agents, audit, audit_export, bulk, events, exec, exec_stream, files, images, keys, logs, ports, quotas, system,
-    tenants, update, usage, wishes,
+    agents, audit, audit_export, budgets, bulk, events, exec, exec_stream, files, images, keys, logs, ports, quotas,
+    roles, service_accounts, system, tenants, update, usage, wishes,
 };
 use crate::app::App;
 use crate::rates::Class;
@@ -82,7 +82,21 @@ pub(crate) fn table() -> Vec<Entry> {
         entry(Needs(P::SchedulerRead), Short, routes!(system::nodes)),
         entry(Needs(P::KeyManage), Short, routes!(keys::create)),
         entry(Needs(P::KeyManage), Short, routes!(keys::list)),
+        entry(Needs(P::KeyManage), Short, routes!(keys::get)),
+        entry(Needs(P::KeyManage), Short, routes!(keys::update)),
+        entry(Needs(P::KeyManage), Short, routes!(keys::rotate)),
         entry(Needs(P::KeyManage), Short, routes!(keys::revoke)),
+        entry(Needs(P::KeyManage), Short, routes!(service_accounts::create)),
+        entry(Needs(P::KeyManage), Short, routes!(service_accounts::list)),
+        entry(Needs(P::KeyManage), Short, routes!(service_accounts::get)),
+        entry(Needs(P::KeyManage), Short, routes!(service_accounts::disable)),
+        entry(Needs(P::KeyManage), Short, routes!(service_accounts::enable)),
+        entry(Needs(P::KeyManage), Short, routes!(service_accounts::delete)),
+        entry(Needs(P::KeyManage), Short, routes!(roles::create)),
+        entry(Needs(P::KeyManage), Short, routes!(roles::list)),
+        entry(Needs(P::KeyManage), Short, routes!(roles::get)),
+        entry(Needs(P::KeyManage), Short, routes!(roles::update)),
+        entry(Needs(P::KeyManage), Short, routes!(roles::delete)),
         entry(Needs(P::TenantRead), Short, routes!(tenants::me)),
         entry(Needs(P::TenantWrite), Short, routes!(tenants::update_me)),
         entry(Needs(P::PlatformAdmin), Short, routes!(tenants::list)),
@@ -96,6 +110,9 @@ pub(crate) fn table() -> Vec<Entry> {
         entry(Needs(P::QuotaRead), Short, routes!(quotas::get)),
         entry(Needs(P::QuotaRead), Short, routes!(quotas::usage)),
         entry(Needs(P::QuotaWrite), Short, routes!(quotas::set)),
+        entry(Needs(P::QuotaRead), Short, routes!(budgets::list)),
+        entry(Needs(P::TenantWrite), Short, routes!(budgets::set)),
+        entry(Needs(P::TenantWrite), Short, routes!(budgets::lift)),
         entry(Needs(P::AgentRead), Short, routes!(agents::list)),
         entry(Needs(P::AgentCreate), Wait, routes!(agents::create)).of(Class::Create),
         entry(Needs(P::AgentCreate), Wait, routes!(bulk::create)).of(Class::Create),

@@ -3,16 +3,21 @@
 
 use super::Caller;
 use super::extract::{Json, MaybeJson, Params};
-use super::images::{checked_name, info, merge};
+use super::image_reach;
+use super::images::{checked_name, find, info, merge};
 use crate::app::App;
+use crate::dialer::DataClient;
 use crate::problem::ApiError;
 use aether_core::api::{DiskUsage, ImageInfo, PruneRequest, Pruned, TagRequest};
 use aether_core::image::{ImageRef, is_digest};
 use aether_core::{AgentId, FieldError, Problem};
-use aether_proto::node::{DiskUsageRequest, ImageListRequest, ImagePruneRequest, ImageTagRequest};
+use aether_proto::node::{
+    DiskUsageRequest, ImageGetRequest, ImageListRequest, ImagePruneRequest, ImagePruneResponse, ImageTagRequest,
+};
 use axum::extract::{Path, State};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tonic::Code;
 
 const MAX_AGE: Duration = Duration::from_secs(10 * 365 * 86_400);
 
@@ -39,7 +44,11 @@ pub(crate) async fn tag(
     if !errors.is_empty() {
         return Err(ApiError::validation(errors));
     }
+    image_reach::named(&caller, &name)?;
     let source = checked_name(body.source)?;
+    if caller.reach().is_some() {
+        find(&app, &caller, source.clone()).await?;
+    }
     let request = ImageTagRequest { tenant_id: caller.tenant().to_owned(), source, name };
     let mut found = BTreeMap::new();
     for (_, mut client) in app.nodes.ready().await? {
@@ -49,7 +58,8 @@ pub(crate) async fn tag(
             Err(status) => return Err(status.into()),
         }
     }
-    found.into_values().next().map(axum::Json).ok_or_else(|| ApiError::not_found("image"))
+    let tagged = found.into_values().next().and_then(|image| image_reach::seen(&caller, image));
+    tagged.map(axum::Json).ok_or_else(|| ApiError::not_found("image"))
 }
 
 /// Remove the images that no agent of the tenant uses.
@@ -77,13 +87,41 @@ pub(crate) async fn prune(
     };
     let (mut found, mut freed_bytes) = (BTreeMap::new(), 0);
     for (_, mut client) in app.nodes.ready().await? {
-        let answer = client.image_prune(request.clone()).await?.into_inner();
+        let answer = match caller.reach() {
+            None => client.image_prune(request.clone()).await?.into_inner(),
+            Some(_) => prune_within(&caller, &mut client, &request).await?,
+        };
         freed_bytes += answer.freed_bytes;
         for image in answer.images {
             merge(&mut found, info(image));
         }
     }
     Ok(axum::Json(Pruned { images: found.into_values().collect(), freed_bytes }))
+}
+
+/// One by one, those that the caller reaches under all of their names.
+async fn prune_within(
+    caller: &Caller,
+    client: &mut DataClient,
+    asked: &ImagePruneRequest,
+) -> Result<ImagePruneResponse, ApiError> {
+    let dry = ImagePruneRequest { dry_run: true, ..asked.clone() };
+    let unused = client.image_prune(dry).await?.into_inner().images;
+    let mut pruned = ImagePruneResponse::default();
+    for image in unused.into_iter().filter(|image| image_reach::whole(caller, &info(image.clone()))) {
+        if !asked.dry_run {
+            let one = ImageGetRequest { tenant_id: asked.tenant_id.clone(), name_or_digest: image.digest.clone() };
+            match client.image_remove(one).await {
+                Ok(_) => {}
+                // Somebody was faster, or has begun to use it.
+                Err(status) if matches!(status.code(), Code::NotFound | Code::FailedPrecondition) => continue,
+                Err(status) => return Err(status.into()),
+            }
+        }
+        pruned.freed_bytes += image.size_bytes;
+        pruned.images.push(image);
+    }
+    Ok(pruned)
 }
 
 /// What the tenant's images and agents take on disk.
@@ -118,7 +156,7 @@ pub(crate) async fn df(
             }
         }
     }
-    for image in images.into_values() {
+    for image in images.into_values().filter_map(|image| image_reach::seen(&caller, image)) {
         usage.images.count += 1;
         usage.images.bytes += image.size_bytes;
         match image.agents {

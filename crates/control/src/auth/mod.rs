@@ -14,7 +14,7 @@ pub use local::{LocalUser, PeerUser, REMEMBERED};
 pub(crate) use standing::{Held, Standing};
 
 use crate::problem::ApiError;
-use aether_core::principal::{Credential, Permission, Principal, Role};
+use aether_core::principal::{Credential, Principal, Role};
 use aether_core::tenant::TenantStatus;
 use aether_core::{Clock, TenantId};
 use aether_store::{KeyRow, StoreError};
@@ -61,7 +61,8 @@ impl Authenticator {
                 LocalUser::Stranger => Err(ApiError::stranger()),
             },
             Peer::Tcp(_) if !self.enabled => {
-                Ok(Principal::new(TenantId::default_tenant(), Credential::Anonymous, Role::Admin, None))
+                let held = Role::Admin.permissions();
+                Ok(Principal::new(TenantId::default_tenant(), Credential::Anonymous, held))
             }
             Peer::Tcp(_) => Err(ApiError::unauthorized()),
         }
@@ -84,18 +85,25 @@ impl Authenticator {
         if row.tenant_status != TenantStatus::Active {
             return Err(crate::api::inactive(row.tenant_status));
         }
-        let credential = Credential::ApiKey { id: row.id.to_string() };
-        Ok(Principal::new(row.tenant.clone(), credential, row.role, row.scopes.as_ref()))
+        Ok(principal_of(row))
     }
 
     /// Whether `caller`, let in earlier, would be let in again and may still
     /// do this.
     async fn still(&self, caller: &Principal, permission: Permission) -> Result<bool, StoreError> {
-        let Credential::ApiKey { id } = &caller.credential else { return Ok(true) };
-        let Ok(id) = id.parse() else { return Ok(false) };
-        let row = self.store.find_key(&id).await?;
+        let Credential::ApiKey { id, .. } = &caller.credential else { return Ok(true) };
+        let row = self.store.find_key_in_use(id).await?;
         Ok(row.is_some_and(|row| self.of_key(&row).is_ok_and(|caller| caller.may(permission))))
     }
+}
+
+/// Who a key stands for; whether it is usable is asked before.
+pub(crate) fn principal_of(row: &KeyRow) -> Principal {
+    let service_account = row.account.as_ref().map(|account| account.id.clone());
+    let credential = Credential::ApiKey { id: row.id.clone(), service_account };
+    Principal::new(row.tenant.clone(), credential, row.permissions)
+        .within(row.reach.clone())
+        .of_key(row.id.clone(), row.budgeted)
 }
 
 /// Key uses are written at most this often: a busy key is no write load.
@@ -117,7 +125,7 @@ impl Authenticator {
 }
 
 fn local(uid: u32, role: Role) -> Principal {
-    Principal::new(TenantId::default_tenant(), Credential::LocalUser { uid }, role, None)
+    Principal::new(TenantId::default_tenant(), Credential::LocalUser { uid }, role.permissions())
 }
 
 /// `Authorization: Bearer …` or `X-API-Key`. Another scheme, a header that
@@ -149,21 +157,9 @@ fn presented_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     }
 }
 
-/// Whether `principal` holds everything that a key of `role` and `scopes`
-/// would: nobody hands out more than they have.
-pub(crate) fn may_grant(
-    principal: &Principal,
-    role: Role,
-    scopes: Option<&std::collections::BTreeSet<Permission>>,
-) -> bool {
-    let granted = Principal::new(principal.tenant.clone(), Credential::Anonymous, role, scopes);
-    Permission::ALL.iter().all(|p| !granted.may(*p) || principal.may(*p))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         let mut map = HeaderMap::new();
@@ -189,19 +185,5 @@ mod tests {
             assert_eq!(found(&[(name, "Bearer k"), (name, "Bearer l")]), Err(()), "{name} twice");
             assert_eq!(found(&[(name, "Bearer k"), (name, "Bearer k")]), Err(()), "{name} twice, the same");
         }
-    }
-
-    #[test]
-    fn nobody_grants_more_than_they_hold() {
-        let tenant = TenantId::default_tenant();
-        let admin = Principal::new(tenant.clone(), Credential::Anonymous, Role::Admin, None);
-        assert!(may_grant(&admin, Role::Developer, None));
-        assert!(!may_grant(&admin, Role::PlatformAdmin, None));
-        assert!(!may_grant(&admin, Role::Operator, None));
-        let only = BTreeSet::from([Permission::AgentRead]);
-        assert!(may_grant(&admin, Role::PlatformAdmin, Some(&only)));
-        let narrow = BTreeSet::from([Permission::KeyManage, Permission::AgentRead]);
-        let narrow = Principal::new(tenant, Credential::Anonymous, Role::Admin, Some(&narrow));
-        assert!(!may_grant(&narrow, Role::Viewer, None));
     }
 }

@@ -12,7 +12,7 @@ mod shared;
 use crate::config::{ControlConfig, RateShares};
 use crate::problem::ApiError;
 use crate::telemetry;
-use aether_core::tenant::Tier;
+use aether_core::tenant::{Limits, Tier};
 use aether_core::{Clock, Code, Live, Permission, Principal, TenantId};
 use aether_store::Store;
 use bucket::{Bucket, Rate};
@@ -132,6 +132,8 @@ impl From<Refused> for ApiError {
 #[derive(Clone, Copy)]
 struct Known {
     per_minute: Option<u64>,
+    /// Not a rate: kept here, since every exec asks for it.
+    exec_sessions: Option<u64>,
     read_at: Duration,
     /// Before it was lowered, and until when that holds.
     before: Option<(Option<u64>, Duration)>,
@@ -146,7 +148,8 @@ impl Known {
     }
 
     /// What was read last, after what was read before.
-    fn after(old: Option<&Known>, per_minute: Option<u64>, now: Duration) -> Self {
+    fn after(old: Option<&Known>, limits: Limits, now: Duration) -> Self {
+        let per_minute = limits.requests_per_minute;
         let lowered = |old: &Known| {
             let had = old.in_force(now);
             let lower = per_minute.is_some_and(|new| had.is_none_or(|had| new < had));
@@ -157,7 +160,8 @@ impl Known {
             }
         };
         let changed = old.filter(|old| old.per_minute != per_minute || old.before.is_some());
-        Self { per_minute, read_at: now, before: changed.and_then(lowered) }
+        let exec_sessions = limits.exec_sessions;
+        Self { per_minute, exec_sessions, read_at: now, before: changed.and_then(lowered) }
     }
 }
 
@@ -221,11 +225,22 @@ impl Rates {
     }
 
     async fn rate_of(&self, tenant: &TenantId) -> Option<u64> {
+        let known = self.known(tenant).await;
+        known.map_or(Tier::Free.limits().requests_per_minute, |known| known.in_force(self.clock.monotonic()))
+    }
+
+    /// How many execs the tenant may have at work.
+    pub(crate) async fn exec_sessions(&self, tenant: &TenantId) -> Option<u64> {
+        self.known(tenant).await.map_or(Tier::Free.limits().exec_sessions, |known| known.exec_sessions)
+    }
+
+    /// Of the last seconds, or the last that could be read; none: never.
+    async fn known(&self, tenant: &TenantId) -> Option<Known> {
         let now = self.clock.monotonic();
         let known = {
             let mut state = self.state.lock();
             match state.tenants.get_mut(tenant) {
-                Some(known) if now.saturating_sub(known.read_at) < KNOWN_FOR => return known.in_force(now),
+                Some(known) if now.saturating_sub(known.read_at) < KNOWN_FOR => return Some(*known),
                 Some(known) => {
                     // One request reads, the others go on with what is known.
                     known.read_at = now;
@@ -235,19 +250,16 @@ impl Rates {
             }
         };
         let read = match self.store.tenant_limits(tenant).await {
-            Ok(limits) => limits.requests_per_minute,
+            Ok(limits) => limits,
             Err(error) => {
                 tracing::warn!(%error, %tenant, "the rate of a tenant cannot be read: the last one known holds");
-                return match known {
-                    Some(known) => known.in_force(now),
-                    None => Tier::Free.limits().requests_per_minute,
-                };
+                return known;
             }
         };
         let mut state = self.state.lock();
         let next = Known::after(state.tenants.get(tenant), read, now);
         state.tenants.insert(tenant.clone(), next);
-        next.in_force(now)
+        Some(next)
     }
 }
 
@@ -323,8 +335,9 @@ mod tests {
     const SHARES: RateShares = RateShares { caller_percent: 50, create_percent: 20, exec_percent: 10 };
 
     fn caller(tenant: &str, key: &str) -> Principal {
-        let credential = Credential::ApiKey { id: key.to_owned() };
-        Principal::new(tenant.parse().expect("an id"), credential, Role::Admin, None)
+        let id = format!("keyc0{key:a>16}").parse().expect("an id");
+        let credential = Credential::ApiKey { id, service_account: None };
+        Principal::new(tenant.parse().expect("an id"), credential, Role::Admin.permissions())
     }
 
     fn seconds(n: u64) -> Duration {
@@ -385,18 +398,19 @@ mod tests {
 
     #[test]
     fn a_lowered_rate_holds_after_its_grace() {
-        let first = Known::after(None, Some(6000), seconds(0));
-        let lowered = Known::after(Some(&first), Some(600), seconds(10));
+        let per_minute = |requests_per_minute| Limits { requests_per_minute, ..Limits::default() };
+        let first = Known::after(None, per_minute(Some(6000)), seconds(0));
+        let lowered = Known::after(Some(&first), per_minute(Some(600)), seconds(10));
         assert_eq!(lowered.in_force(seconds(11)), Some(6000));
-        let again = Known::after(Some(&lowered), Some(600), seconds(200));
+        let again = Known::after(Some(&lowered), per_minute(Some(600)), seconds(200));
         assert_eq!((again.in_force(seconds(309)), again.in_force(seconds(310))), (Some(6000), Some(600)));
-        let over = Known::after(Some(&again), Some(600), seconds(400));
+        let over = Known::after(Some(&again), per_minute(Some(600)), seconds(400));
         assert_eq!(over.in_force(seconds(400)), Some(600));
-        let raised = Known::after(Some(&over), Some(6000), seconds(410));
+        let raised = Known::after(Some(&over), per_minute(Some(6000)), seconds(410));
         assert_eq!(raised.in_force(seconds(410)), Some(6000), "a raised one at once");
-        let lifted = Known::after(Some(&raised), None, seconds(420));
+        let lifted = Known::after(Some(&raised), per_minute(None), seconds(420));
         assert_eq!(lifted.in_force(seconds(420)), None);
-        let limited = Known::after(Some(&lifted), Some(60), seconds(430));
+        let limited = Known::after(Some(&lifted), per_minute(Some(60)), seconds(430));
         assert_eq!((limited.in_force(seconds(431)), limited.in_force(seconds(731))), (None, Some(60)));
     }
 

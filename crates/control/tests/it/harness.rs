@@ -206,16 +206,9 @@ impl Server {
         self.tenant(&tenant).await;
         let key = ApiKey::generate(&OsRng);
         let hash = Pepper::load_or_create(&self.pepper, &OsRng).expect("pepper").hash(&key);
-        let by = Principal::new(tenant, Credential::Anonymous, Role::Admin, None);
-        let new = NewKey {
-            id: KeyId::generate("c0", &OsRng),
-            name: "k".into(),
-            hash,
-            prefix: key.prefix(),
-            role,
-            scopes,
-            expires_at: None,
-        };
+        let by = Principal::new(tenant, Credential::Anonymous, Role::Admin.permissions());
+        let id = KeyId::generate("c0", &OsRng);
+        let new = NewKey { scopes, ..NewKey::new(id, "k", (hash, key.prefix()), role) };
         self.store.create_key(&by.scope(), new).await.expect("key");
         key.text().expose().to_owned()
     }

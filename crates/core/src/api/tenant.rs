@@ -90,6 +90,8 @@ pub struct Quota {
     pub max_disk_mb: Option<u64>,
     pub max_network_bandwidth_mbps: Option<u64>,
     pub max_requests_per_minute: Option<u64>,
+    pub max_images: Option<u64>,
+    pub max_exec_sessions: Option<u64>,
 }
 
 impl Quota {
@@ -104,6 +106,8 @@ impl Quota {
             max_disk_mb: limits.disk_mb,
             max_network_bandwidth_mbps: limits.network_mbps,
             max_requests_per_minute: limits.requests_per_minute,
+            max_images: limits.images,
+            max_exec_sessions: limits.exec_sessions,
         }
     }
 }
@@ -171,6 +175,14 @@ pub struct QuotaRequest {
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schema(value_type = Option<u64>))]
     pub max_requests_per_minute: Option<Option<u64>>,
+    /// Images that it may have.
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<u64>))]
+    pub max_images: Option<Option<u64>>,
+    /// Execs that may be at work at one time.
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<u64>))]
+    pub max_exec_sessions: Option<Option<u64>>,
 }
 
 /// Tells `null` from absent.
@@ -216,6 +228,8 @@ impl QuotaRequest {
                 base.requests_per_minute,
                 1,
             ),
+            images: limit("max_images", self.max_images, base.images, 0),
+            exec_sessions: limit("max_exec_sessions", self.max_exec_sessions, base.exec_sessions, 0),
         };
         if errors.is_empty() { Ok((tier, limits)) } else { Err(errors) }
     }
@@ -290,7 +304,7 @@ mod tests {
         let expected = serde_json::json!({
             "tenant_id": "acme", "tier": "free", "max_agents": 5, "max_cpu_millicores": 5000, "max_cpu_cores": 5000,
             "max_memory_mb": 8192, "max_disk_mb": 51200, "max_network_bandwidth_mbps": 1000,
-            "max_requests_per_minute": 600,
+            "max_requests_per_minute": 600, "max_images": 20, "max_exec_sessions": 20,
         });
         assert_eq!(json, expected);
         assert_eq!(serde_json::from_value::<Quota>(json).expect("parses"), quota);

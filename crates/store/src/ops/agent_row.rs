@@ -1,6 +1,6 @@
 //! Reading, locking and writing rows of `agents`.
 
-use super::{audit, events, quota};
+use super::{audit, events, quota, reach};
 use crate::error::StoreError;
 use crate::model::AgentRow;
 use crate::tx::{Context, Row, Tx, Value, params, query_one, to_json};
@@ -15,7 +15,7 @@ pub(crate) const COLUMNS: &str = "error_code, error_message, id, tenant_id, name
     observed, version, generation, pending_restart, node_id, assigned, isolation, engine, disk_encryption, \
     image_digest, placement_reason, queue_position, exit_code, exit_signal, restarts, unhealthy, unhealthy_reason, \
     created_ms, updated_ms, started_ms, stopped_ms, expires_ms, stop_force, stop_timeout_ms, \
-    run_cpu_millicores, run_memory_mb, report_epoch, report_sequence";
+    run_cpu_millicores, run_memory_mb, key_id, report_epoch, report_sequence";
 
 pub(crate) fn decode(row: &Row) -> Result<AgentRow, StoreError> {
     let error = row.text_opt("error_code")?;
@@ -54,6 +54,7 @@ pub(crate) fn decode(row: &Row) -> Result<AgentRow, StoreError> {
         force: row.flag("stop_force")?,
         stop_timeout_ms: row.small_opt("stop_timeout_ms")?,
         run: run_size(row)?,
+        key: row.parse_opt("key_id")?,
     })
 }
 
@@ -72,26 +73,31 @@ pub(crate) struct ReportMark {
     pub(crate) sequence: u64,
 }
 
-/// Locks the row of a live agent of the tenant.
+/// Locks the row of a live agent of the tenant, within the caller's reach.
 pub(crate) async fn lock_own(tx: &mut dyn Tx, scope: &TenantScope, id: &AgentId) -> Result<AgentRow, StoreError> {
     let sql = format!(
         "SELECT {COLUMNS} FROM agents WHERE id = $1 AND tenant_id = $2 AND desired <> 'gone'{}",
         tx.dialect().for_update()
     );
     let row = query_one(tx, &sql, params![id.as_str(), scope.tenant().as_str()]).await?;
-    decode(&row.ok_or(StoreError::no_agent())?)
+    reach::found(scope, decode(&row.ok_or(StoreError::no_agent())?)?)
 }
 
-/// That there is a live agent of the tenant, and stays until the transaction
-/// ends, and that the tenant may begin something.
+/// That there is a live agent of the tenant within the caller's reach, and
+/// stays until the transaction ends, and that the tenant may begin something.
 pub(crate) async fn lock_presence(tx: &mut dyn Tx, scope: &TenantScope, id: &AgentId) -> Result<(), StoreError> {
     let share = tx.dialect().for_share();
     let of = if share.is_empty() { "" } else { " OF a" };
+    let mut values = params![id.as_str(), scope.tenant().as_str()];
+    let within = match reach::condition(scope, &mut values).as_str() {
+        "" => String::new(),
+        condition => format!(" AND a.id IN (SELECT id FROM agents WHERE tenant_id = $2{condition})"),
+    };
     let sql = format!(
         "SELECT t.status FROM agents a JOIN tenants t ON t.id = a.tenant_id
-         WHERE a.id = $1 AND a.tenant_id = $2 AND a.desired <> 'gone'{share}{of}"
+         WHERE a.id = $1 AND a.tenant_id = $2 AND a.desired <> 'gone'{within}{share}{of}"
     );
-    let row = query_one(tx, &sql, params![id.as_str(), scope.tenant().as_str()]).await?;
+    let row = query_one(tx, &sql, values).await?;
     match row.ok_or(StoreError::no_agent())?.parse("status")? {
         TenantStatus::Active => Ok(()),
         status => Err(StoreError::TenantInactive { status }),
@@ -213,8 +219,9 @@ pub(crate) async fn insert(tx: &mut dyn Tx, row: &AgentRow, env_sealed: Option<V
     let inserted = tx
         .execute(
             "INSERT INTO agents (id, tenant_id, name, alias, spec, env_names, env_sealed, desired, observed, version,
-                generation, assigned, restarts, unhealthy, created_ms, updated_ms, stop_force, image, recovery)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0, 0, 0, $12, $13, 0, $14, $15)
+                generation, assigned, restarts, unhealthy, created_ms, updated_ms, stop_force, image, recovery,
+                key_id, image_ref)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0, 0, 0, $12, $13, 0, $14, $15, $16, $17)
              ON CONFLICT DO NOTHING",
             params![
                 row.id.as_str(),
@@ -232,6 +239,8 @@ pub(crate) async fn insert(tx: &mut dyn Tx, row: &AgentRow, env_sealed: Option<V
                 row.updated_at,
                 &row.spec.image,
                 row.spec.recovery.as_str(),
+                row.key.as_ref().map(|key| key.as_str()),
+                aether_core::reach::canonical(&row.spec.image),
             ],
         )
         .await?;
@@ -314,6 +323,7 @@ mod tests {
             version: row.version,
             created_at: row.created_at,
             updated_at: row.updated_at,
+            key: row.key.clone(),
         }
     }
 

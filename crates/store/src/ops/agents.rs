@@ -2,7 +2,7 @@
 
 use super::agent_row::{self, COLUMNS, Trace, decode};
 use super::desire::{self, Held};
-use super::{audit, events, idempotency, nodes, quota, reservation};
+use super::{audit, events, idempotency, nodes, quota, reach, reservation};
 use crate::error::StoreError;
 use crate::model::{AgentRow, Created, DesireOptions, NewAgent, NodeStatus};
 use crate::tx::{Context, Tx, from_json, params, query_one, to_json};
@@ -29,10 +29,11 @@ pub(crate) async fn create(
         let id: AgentId = first.parse().map_err(|_| StoreError::internal("an idempotency key names no agent"))?;
         // Gone too: the answer is about what the first request made.
         let (agent, _) = agent_row::lock_any(tx, &id).await?.ok_or(StoreError::no_agent())?;
-        return Ok(Created { agent, replayed: true });
+        return Ok(Created { agent: reach::found(scope, agent)?, replayed: true });
     }
     entered.require_active()?;
-    let row = fresh_row(cx, scope, new);
+    let mut row = fresh_row(cx, scope, new);
+    reach::narrow(scope, &mut row.spec)?;
     let sealed = seal_env(cx, &row, &new.env)?;
     agent_row::insert(tx, &row, sealed).await?;
     claim_name(tx, &row, &row.name).await?;
@@ -82,6 +83,7 @@ fn fresh_row(cx: &Context, scope: &TenantScope, new: &NewAgent) -> AgentRow {
         force: false,
         stop_timeout_ms: None,
         run: None,
+        key: scope.key().cloned(),
     }
 }
 
@@ -121,7 +123,8 @@ pub(crate) fn open_env(
     from_json(text, "a sealed env")
 }
 
-/// By id, name or alias; live agents of the tenant only.
+/// By id, name or alias; live agents of the tenant only, whatever the caller
+/// reaches: what is found is kept for all of the tenant's callers.
 pub(crate) async fn find(
     tx: &mut dyn Tx,
     scope: &TenantScope,

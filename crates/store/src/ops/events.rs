@@ -7,6 +7,7 @@
 //! appear below what was read. A transaction that stays open holds events
 //! back; the session's time-outs bound that.
 
+use super::reach;
 use crate::error::StoreError;
 use crate::model::{AgentRow, EventCursor, EventRow};
 use crate::tx::{Context, Dialect, Row, Tx, Value, params, query_one, to_json};
@@ -96,9 +97,13 @@ pub(crate) async fn after(
     let (own, name) = match scope {
         Some(scope) => {
             values.push(Value::from(scope.tenant().as_str()));
-            ("AND tenant_id = $4", "(SELECT name FROM agents WHERE agents.id = events.agent_id)")
+            let within = match reach::condition(scope, &mut values).as_str() {
+                "" => String::new(),
+                condition => format!(" AND agent_id IN (SELECT id FROM agents WHERE tenant_id = $4{condition})"),
+            };
+            (format!("AND tenant_id = $4{within}"), "(SELECT name FROM agents WHERE agents.id = events.agent_id)")
         }
-        None => ("", "CAST(NULL AS TEXT)"),
+        None => (String::new(), "CAST(NULL AS TEXT)"),
     };
     let sql = format!(
         "SELECT {txn} AS txn, seq, at_ms, tenant_id, kind, agent_id, {name} AS agent_name, node_id, version,

@@ -1,6 +1,6 @@
 //! Execs: an intent before the node is asked, an end afterwards.
 
-use super::{agent_row, audit, idempotency};
+use super::{agent_row, audit, idempotency, reach};
 use crate::error::StoreError;
 use crate::model::{ExecEnd, ExecIntent, ExecIntentOutcome, ExecRow, Idempotency};
 use crate::tx::{Context, Row, Tx, from_json, params, query_one, to_json};
@@ -141,10 +141,13 @@ pub(crate) async fn list(
     agent: &AgentId,
     limit: u32,
 ) -> Result<Vec<ExecRow>, StoreError> {
+    let mut values = params![agent.as_str(), scope.tenant().as_str(), limit.clamp(1, 1000)];
+    let within = reach::condition(scope, &mut values);
     let sql = format!(
-        "SELECT {COLUMNS} FROM execs WHERE agent_id = $1 AND tenant_id = $2 ORDER BY started_ms DESC, id DESC LIMIT $3"
+        "SELECT {COLUMNS} FROM execs WHERE agent_id IN (SELECT id FROM agents WHERE id = $1 AND tenant_id = $2{within})
+         ORDER BY started_ms DESC, id DESC LIMIT $3"
     );
-    let rows = tx.query(&sql, params![agent.as_str(), scope.tenant().as_str(), limit.clamp(1, 1000)]).await?;
+    let rows = tx.query(&sql, values).await?;
     rows.iter().map(decode).collect()
 }
 

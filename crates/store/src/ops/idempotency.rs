@@ -1,9 +1,11 @@
-//! One result per idempotency key of a tenant, for 24 hours.
+//! One result per idempotency key of a tenant, for 24 hours. A narrowed caller
+//! has its own: what others did under theirs may be out of its reach.
 
 use crate::error::StoreError;
 use crate::model::Idempotency;
 use crate::tx::{Context, Tx, params, query_one};
 use aether_core::TenantScope;
+use std::borrow::Cow;
 use std::time::Duration;
 
 pub(crate) const KEPT: Duration = Duration::from_secs(24 * 3600);
@@ -11,6 +13,14 @@ pub(crate) const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Keys made before this are no longer held.
 fn oldest(cx: &Context) -> u64 {
     cx.now().unix_ms().saturating_sub(u64::try_from(KEPT.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// As it is kept. No client can send a control character in one.
+fn kept_as<'a>(scope: &TenantScope, key: &'a str) -> Cow<'a, str> {
+    match (scope.reach(), scope.key()) {
+        (None, _) => Cow::Borrowed(key),
+        (Some(_), by) => Cow::Owned(format!("\u{2}{}/{key}", by.map_or("", |id| id.as_str()))),
+    }
 }
 
 /// Claims the key for `resource`, or tells the resource that the first
@@ -23,7 +33,8 @@ pub(crate) async fn claim(
     idempotency: &Idempotency,
     resource: &str,
 ) -> Result<Option<String>, StoreError> {
-    let (tenant, key) = (scope.tenant().as_str(), idempotency.key.as_str());
+    let (tenant, key) = (scope.tenant().as_str(), kept_as(scope, &idempotency.key));
+    let key = key.as_ref();
     let busy = |error| match error {
         // On PostgreSQL the first request holds the key until it commits.
         StoreError::Locked => StoreError::InProgress,
@@ -62,7 +73,7 @@ pub(crate) async fn lookup(
         tx,
         "SELECT kind, request_hash, resource_id FROM idempotency_keys
          WHERE tenant_id = $1 AND key = $2 AND created_ms >= $3",
-        params![scope.tenant().as_str(), idempotency.key.as_str(), oldest(cx)],
+        params![scope.tenant().as_str(), kept_as(scope, &idempotency.key).as_ref(), oldest(cx)],
     )
     .await?
     else {

@@ -1,7 +1,7 @@
 //! Pages of a tenant's agents, newest first; what waits for a node.
 
 use super::agent_row::{COLUMNS, decode};
-use super::events;
+use super::{events, reach};
 use crate::error::StoreError;
 use crate::model::{AgentFilter, AgentPage, AgentRow, EventCursor, PageRequest};
 use crate::tx::{Tx, Value, params, query_one};
@@ -29,6 +29,8 @@ impl Where {
         let mut w = Where { sql: String::new(), params: Vec::new() };
         let tenant = w.push(scope.tenant().as_str());
         w.sql = format!("tenant_id = {tenant} AND desired <> 'gone'");
+        let within = reach::condition(scope, &mut w.params);
+        w.sql.push_str(&within);
         if !filter.status.is_empty() {
             let states: Vec<_> = filter.status.iter().map(|s| w.push(s.as_str())).collect();
             w.sql.push_str(&format!(" AND observed IN ({})", states.join(", ")));

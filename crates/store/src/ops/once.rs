@@ -2,7 +2,7 @@
 //! one a repeat that comes late would start again what somebody has stopped
 //! since, or delete the newer agent of the same name.
 
-use super::{agents, idempotency};
+use super::{agents, idempotency, reach};
 use crate::error::StoreError;
 use crate::model::{AgentRow, DesireOptions, Idempotency};
 use crate::tx::{Context, Tx};
@@ -29,7 +29,7 @@ pub(crate) async fn set_desired(
 ) -> Result<AgentRow, StoreError> {
     match idempotency::claim(tx, cx, scope, kind(wanted), key, id.as_str()).await? {
         None => agents::set_desired(tx, cx, scope, id, (wanted, options, None)).await,
-        Some(first) => agent_of(tx, &first).await,
+        Some(first) => agent_of(tx, scope, &first).await,
     }
 }
 
@@ -43,12 +43,12 @@ pub(crate) async fn known(
 ) -> Result<Option<AgentRow>, StoreError> {
     match idempotency::lookup(tx, cx, scope, kind(wanted), key).await? {
         None => Ok(None),
-        Some(first) => agent_of(tx, &first).await.map(Some),
+        Some(first) => agent_of(tx, scope, &first).await.map(Some),
     }
 }
 
 /// Gone too: the answer is about what the first request meant.
-async fn agent_of(tx: &mut dyn Tx, first: &str) -> Result<AgentRow, StoreError> {
+async fn agent_of(tx: &mut dyn Tx, scope: &TenantScope, first: &str) -> Result<AgentRow, StoreError> {
     let id: AgentId = first.parse().map_err(|_| StoreError::internal("an idempotency key names no agent"))?;
-    agents::by_id(tx, &id).await?.ok_or(StoreError::no_agent())
+    reach::found(scope, agents::by_id(tx, &id).await?.ok_or(StoreError::no_agent())?)
 }

@@ -8,20 +8,23 @@
 //!
 //! Whoever writes an agent's row holds the tenant's row from being changed
 //! (`FOR KEY SHARE`) and reads there whether it is counted; whoever changes
-//! the limits waits for them (`FOR UPDATE`) and then counts afresh.
+//! the limits waits for them (`FOR UPDATE`) and then counts afresh. Parts of a
+//! tenant with limits of their own are in `budgets`, and counted with it here.
 
 use super::agent_row::run_size;
+use super::budgets;
 use crate::error::StoreError;
 use crate::model::{AgentRow, QuotaRow};
 use crate::tx::{Context, Dialect, Row, Tx, Value, params, query_one};
 use aether_core::spec::AgentSpec;
-use aether_core::tenant::{Held, Limits, TenantStatus, Tier};
+use aether_core::tenant::{BudgetOf, Held, Limits, TenantStatus, Tier};
 use aether_core::{Observed, TenantId};
 
 /// The tenant's row as it stands, held until the transaction ends.
 pub(crate) struct Entered {
     pub(crate) status: TenantStatus,
     counted: bool,
+    budgeted: bool,
 }
 
 pub(crate) async fn enter(tx: &mut dyn Tx, tenant: &TenantId) -> Result<Entered, StoreError> {
@@ -29,9 +32,9 @@ pub(crate) async fn enter(tx: &mut dyn Tx, tenant: &TenantId) -> Result<Entered,
         Dialect::Sqlite => "",
         Dialect::Postgres => " FOR KEY SHARE",
     };
-    let sql = format!("SELECT status, counted FROM tenants WHERE id = $1{share}");
+    let sql = format!("SELECT status, counted, budgeted FROM tenants WHERE id = $1{share}");
     let row = query_one(tx, &sql, params![tenant.as_str()]).await?.ok_or(StoreError::NotFound { what: "tenant" })?;
-    Ok(Entered { status: row.parse("status")?, counted: row.flag("counted")? })
+    Ok(Entered { status: row.parse("status")?, counted: row.flag("counted")?, budgeted: row.flag("budgeted")? })
 }
 
 impl Entered {
@@ -51,34 +54,64 @@ fn held(row: &AgentRow) -> Held {
 /// What a new agent takes; the last write of its creation, since other
 /// creates of the tenant wait for it.
 pub(crate) async fn take(tx: &mut dyn Tx, entered: &Entered, row: &AgentRow) -> Result<(), StoreError> {
-    if entered.counted { settle(tx, &row.tenant, Held::default(), held(row)).await } else { Ok(()) }
+    settle(tx, entered, None, row).await
 }
 
-/// Before a row is saved: moves the count by what it holds more or less.
+/// Before a row is saved: moves the counts by what it holds more or less, and
+/// by the budgets that it comes to count in.
 pub(crate) async fn moved(tx: &mut dyn Tx, before: &AgentRow, after: &AgentRow) -> Result<(), StoreError> {
-    let (from, to) = (held(before), held(after));
-    if from == to || !enter(tx, &after.tenant).await?.counted {
+    if held(before) == held(after) && before.spec.labels == after.spec.labels {
         return Ok(());
     }
-    settle(tx, &after.tenant, from, to).await
+    let entered = enter(tx, &after.tenant).await?;
+    settle(tx, &entered, Some(before), after).await
 }
 
-async fn settle(tx: &mut dyn Tx, tenant: &TenantId, from: Held, to: Held) -> Result<(), StoreError> {
+/// Locks and asks all counts before it writes any: whoever takes a refusal for
+/// an answer goes on in the same transaction.
+async fn settle(
+    tx: &mut dyn Tx,
+    entered: &Entered,
+    before: Option<&AgentRow>,
+    after: &AgentRow,
+) -> Result<(), StoreError> {
+    let tenant = &after.tenant;
+    let (from, to) = (before.map(held).unwrap_or_default(), held(after));
+    let own = entered.counted && from != to;
+    if own {
+        check(tx, tenant, from, to).await?;
+    }
+    if entered.budgeted {
+        let moves = budgets::moves(before.map(|row| (row, from)), (after, to));
+        let there = budgets::check(tx, tenant, &moves).await?;
+        budgets::write_moves(tx, tenant, &moves, &there).await?;
+    }
+    if own {
+        let [agents, cpu, memory, disk] = difference(from, to);
+        tx.execute(
+            "UPDATE quota_usage SET agents = agents + $1, cpu_millicores = cpu_millicores + $2,
+                memory_mb = memory_mb + $3, disk_mb = disk_mb + $4 WHERE tenant_id = $5",
+            params![agents, cpu, memory, disk, tenant.as_str()],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// Locks the tenant's count, and refuses what would pass its limits.
+async fn check(tx: &mut dyn Tx, tenant: &TenantId, from: Held, to: Held) -> Result<(), StoreError> {
     let lock = tx.dialect().for_update();
     let used = counted(tx, tenant, lock).await?;
     let used = used.ok_or_else(|| StoreError::internal("a counted tenant has no count"))?;
     let limits = limits(tx, tenant).await?.1;
-    if let Some(excess) = limits.excess(used, from, to) {
-        return Err(StoreError::QuotaExceeded { tenant: tenant.clone(), excess });
+    match limits.excess(used, from, to) {
+        Some(excess) => Err(StoreError::QuotaExceeded { tenant: tenant.clone(), of: None, excess }),
+        None => Ok(()),
     }
-    let [agents, cpu, memory, disk] = [0, 1, 2, 3].map(|i| signed(to.amounts()[i].1) - signed(from.amounts()[i].1));
-    tx.execute(
-        "UPDATE quota_usage SET agents = agents + $1, cpu_millicores = cpu_millicores + $2,
-            memory_mb = memory_mb + $3, disk_mb = disk_mb + $4 WHERE tenant_id = $5",
-        params![agents, cpu, memory, disk, tenant.as_str()],
-    )
-    .await?;
-    Ok(())
+}
+
+pub(super) fn difference(from: Held, to: Held) -> [i64; 4] {
+    [0, 1, 2, 3].map(|i| signed(to.amounts()[i].1) - signed(from.amounts()[i].1))
 }
 
 /// Amounts of one agent are far below.
@@ -92,7 +125,7 @@ async fn counted(tx: &mut dyn Tx, tenant: &TenantId, lock: &str) -> Result<Optio
     query_one(tx, &sql, params![tenant.as_str()]).await?.as_ref().map(decode_held).transpose()
 }
 
-fn decode_held(row: &Row) -> Result<Held, StoreError> {
+pub(super) fn decode_held(row: &Row) -> Result<Held, StoreError> {
     Ok(Held {
         agents: row.uint("agents")?,
         cpu_millicores: row.uint("cpu_millicores")?,
@@ -104,7 +137,7 @@ fn decode_held(row: &Row) -> Result<Held, StoreError> {
 /// Of a tenant without a row: the free tier's.
 pub(crate) async fn limits(tx: &mut dyn Tx, tenant: &TenantId) -> Result<(Tier, Limits), StoreError> {
     let sql = "SELECT tier, max_agents, max_cpu_millicores, max_memory_mb, max_disk_mb, max_network_bandwidth_mbps,
-        max_requests_per_minute FROM quotas WHERE tenant_id = $1";
+        max_requests_per_minute, max_images, max_exec_sessions FROM quotas WHERE tenant_id = $1";
     let Some(row) = query_one(tx, sql, params![tenant.as_str()]).await? else {
         return Ok((Tier::Free, Tier::Free.limits()));
     };
@@ -120,18 +153,28 @@ pub(crate) fn decode_limits(row: &Row) -> Result<Limits, StoreError> {
         disk_mb: limit("max_disk_mb")?,
         network_mbps: limit("max_network_bandwidth_mbps")?,
         requests_per_minute: limit("max_requests_per_minute")?,
+        images: limit("max_images")?,
+        exec_sessions: limit("max_exec_sessions")?,
     })
 }
 
-/// The sum over the tenant's agents: what the count must be.
-pub(crate) async fn sum(tx: &mut dyn Tx, tenant: &TenantId) -> Result<Held, StoreError> {
+/// The sum over the tenant's agents, or over those that count in one of its
+/// budgets: what the count must be.
+pub(crate) async fn sum(tx: &mut dyn Tx, tenant: &TenantId, of: Option<&BudgetOf>) -> Result<Held, StoreError> {
     // Two indexes, one half each.
-    let half = "SELECT observed, spec, run_cpu_millicores, run_memory_mb FROM agents WHERE tenant_id = $1";
+    let half = "SELECT observed, spec, key_id, run_cpu_millicores, run_memory_mb FROM agents WHERE tenant_id = $1";
     let sql = format!("{half} AND desired <> 'gone' UNION ALL {half} AND desired = 'gone' AND observed <> 'gone'");
     let mut sum = Held::default();
     for row in tx.query(&sql, params![tenant.as_str()]).await? {
         let (observed, spec): (Observed, AgentSpec) = (row.parse("observed")?, row.json("spec")?);
-        sum = sum.plus(Held::by(observed, spec.resources, run_size(&row)?));
+        let counts = match of {
+            None => true,
+            Some(BudgetOf::Key(key)) => row.text_opt("key_id")?.as_deref() == Some(key.as_str()),
+            Some(BudgetOf::Label { key, value }) => spec.labels.get(key) == Some(value),
+        };
+        if counts {
+            sum = sum.plus(Held::by(observed, spec.resources, run_size(&row)?));
+        }
     }
     Ok(sum)
 }
@@ -141,7 +184,7 @@ pub(crate) async fn read(tx: &mut dyn Tx, tenant: &TenantId) -> Result<QuotaRow,
     let (tier, limits) = limits(tx, tenant).await?;
     let used = match counted(tx, tenant, "").await? {
         Some(used) => used,
-        None => sum(tx, tenant).await?,
+        None => sum(tx, tenant, None).await?,
     };
     Ok(QuotaRow { tenant: tenant.clone(), tier, limits, used })
 }
@@ -157,19 +200,21 @@ pub(crate) async fn write(
     let limit = |n: Option<u64>| n.map_or(Value::Int(None), Value::from);
     let mut values = params![tenant.as_str(), tier.as_str()];
     values.extend(limits.amounts().map(limit));
-    values.extend([limit(limits.network_mbps), limit(limits.requests_per_minute), Value::from(cx.now())]);
+    values.extend([limits.network_mbps, limits.requests_per_minute, limits.images, limits.exec_sessions].map(limit));
+    values.push(Value::from(cx.now()));
     tx.execute(
         "INSERT INTO quotas (tenant_id, tier, max_agents, max_cpu_millicores, max_memory_mb, max_disk_mb,
-            max_network_bandwidth_mbps, max_requests_per_minute, updated_ms)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+            max_network_bandwidth_mbps, max_requests_per_minute, max_images, max_exec_sessions, updated_ms)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
          ON CONFLICT (tenant_id) DO UPDATE SET tier = $2, max_agents = $3, max_cpu_millicores = $4, max_memory_mb = $5,
-            max_disk_mb = $6, max_network_bandwidth_mbps = $7, max_requests_per_minute = $8, updated_ms = $9",
+            max_disk_mb = $6, max_network_bandwidth_mbps = $7, max_requests_per_minute = $8, max_images = $9,
+            max_exec_sessions = $10, updated_ms = $11",
         values,
     )
     .await?;
     tx.execute("DELETE FROM quota_usage WHERE tenant_id = $1", params![tenant.as_str()]).await?;
     if limits.counted() {
-        let sum = sum(tx, tenant).await?;
+        let sum = sum(tx, tenant, None).await?;
         tx.execute(
             "INSERT INTO quota_usage (tenant_id, agents, cpu_millicores, memory_mb, disk_mb)
              VALUES ($1, $2, $3, $4, $5)",

@@ -8,12 +8,12 @@
 //!       erased                 nothing is left but its audit records, and its id
 //! ```
 
-use super::{agent_row, agents, audit, events, quota};
+use super::{agent_row, agents, audit, budgets, events, quota};
 use crate::error::StoreError;
-use crate::model::{DesireOptions, Epoch, NewTenant, TenantChange, TenantErasure, TenantRow};
+use crate::model::{BudgetRow, DesireOptions, Epoch, NewTenant, TenantChange, TenantErasure, TenantRow};
 use crate::tx::{Context, Row, Tx, from_json, params, query_one, to_json};
 use aether_core::state::Desired;
-use aether_core::tenant::{Limits, TenantStatus, Tier};
+use aether_core::tenant::{BudgetOf, Limits, TenantStatus, Tier};
 use aether_core::{AgentId, TenantId, TenantScope};
 use serde_json::json;
 
@@ -101,7 +101,7 @@ async fn lock(tx: &mut dyn Tx, id: &TenantId) -> Result<TenantRow, StoreError> {
 }
 
 /// One that is being deleted changes no more.
-async fn lock_kept(tx: &mut dyn Tx, id: &TenantId) -> Result<TenantRow, StoreError> {
+pub(super) async fn lock_kept(tx: &mut dyn Tx, id: &TenantId) -> Result<TenantRow, StoreError> {
     let row = lock(tx, id).await?;
     match row.status {
         TenantStatus::Deleting => Err(StoreError::TenantInactive { status: row.status }),
@@ -165,7 +165,38 @@ pub(crate) async fn set_quota(
 
 fn numbers(limits: Limits) -> serde_json::Value {
     let [agents, cpu, memory, disk] = limits.amounts();
-    json!([agents, cpu, memory, disk, limits.network_mbps, limits.requests_per_minute])
+    let Limits { network_mbps, requests_per_minute, images, exec_sessions, .. } = limits;
+    json!([agents, cpu, memory, disk, network_mbps, requests_per_minute, images, exec_sessions])
+}
+
+/// Of a part of the tenant; takes hold with the commit. Lifting one that is
+/// not there is not found.
+pub(crate) async fn set_budget(
+    tx: &mut dyn Tx,
+    cx: &Context,
+    actor: &TenantScope,
+    (id, of, limits): (&TenantId, &BudgetOf, Option<Limits>),
+) -> Result<Option<BudgetRow>, StoreError> {
+    lock_kept(tx, id).await?;
+    let before = budgets::find(tx, id, of).await?;
+    if limits.is_none() && before.is_none() {
+        return Err(StoreError::NotFound { what: "budget" });
+    }
+    if before.as_ref().map(|row| row.limits) == limits {
+        return Ok(before);
+    }
+    budgets::set(tx, id, of, limits).await?;
+    let action = if limits.is_some() { "update" } else { "delete" };
+    let amounts = |limits: Limits| limits.amounts();
+    let details = json!({ "limits": limits.map(amounts), "before": before.map(|row| amounts(row.limits)) });
+    let part = of.to_string();
+    if actor.tenant() == id {
+        audit::success(tx, cx, actor, action, "budget", Some(&part), details).await?;
+    } else {
+        let details = json!({ "budget": part, "change": details });
+        audit::platform(tx, cx, actor.actor(), action, "budget", id.as_str(), details).await?;
+    }
+    budgets::find(tx, id, of).await
 }
 
 /// Suspends or resumes; already so: nothing. `default` works always: the
@@ -308,11 +339,12 @@ pub(crate) async fn erase_step(
     // Locked last: whoever works for it still is waited for.
     lock(tx, id).await?;
     let keys = tx.execute("DELETE FROM api_keys WHERE tenant_id = $1", params![id.as_str()]).await?;
-    for table in ["quotas", "quota_usage"] {
+    for table in ["quotas", "quota_usage", "budgets", "service_accounts", "roles"] {
         tx.execute(&format!("DELETE FROM {table} WHERE tenant_id = $1"), params![id.as_str()]).await?;
     }
     // The row stays: whoever had the id next would have its audit records.
-    let erased = "UPDATE tenants SET status = 'erased', name = id, metadata = '{}', counted = 0 WHERE id = $1";
+    let erased = "UPDATE tenants SET status = 'erased', name = id, metadata = '{}', counted = 0,
+        budgeted = 0 WHERE id = $1";
     tx.execute(erased, params![id.as_str()]).await?;
     let system = TenantScope::system(id.clone(), "scheduler");
     note(tx, cx, &system, "erase", id, json!({ "keys": keys })).await?;

@@ -3,7 +3,7 @@
 //! in one transaction.
 
 use super::agent_row::{self, Trace};
-use super::agents;
+use super::{agents, reach};
 use crate::error::StoreError;
 use crate::model::{AgentRow, Updated};
 use crate::tx::{Context, Tx, params};
@@ -36,6 +36,7 @@ pub(crate) async fn update(
     if changed.is_empty() {
         return Ok(Updated { agent: row, changed });
     }
+    reach::keeps(scope, &patched.spec)?;
     let next = next_row(&row, &patched, &changed);
     write_names(tx, &row, &next).await?;
     write_spec(tx, cx, &next, &changed, &patched.env).await?;

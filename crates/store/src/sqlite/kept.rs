@@ -1,7 +1,7 @@
 //! What was read, kept in memory for as long as no commit touches the tables
 //! it came from: the two rows that every request asks for, its key (with the
-//! state of its tenant) and its
-//! agent, and how many agents a list has, which each page tells.
+//! state of its tenant, its role and its service account) and its agent, and
+//! how many agents a list has, which each page tells.
 //!
 //! It is exact, not merely soon right: the writer raises the versions of the
 //! tables that a transaction touched just before it commits (odd: a commit is
@@ -18,11 +18,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Tables whose rows are kept.
-const TABLES: [&str; 5] = ["agents", "agent_names", "api_keys", "agent_labels", "tenants"];
+const TABLES: [&str; 8] =
+    ["agents", "agent_names", "api_keys", "agent_labels", "tenants", "roles", "service_accounts", "api_key_secrets"];
 /// Bits of [`TABLES`].
-const AGENTS: u64 = 0b00011;
-const KEYS: u64 = 0b10100;
-const LISTS: u64 = 0b01001;
+const AGENTS: u64 = 0b0000_0011;
+/// Not `budgets`, which every agent changes: a change of a key's own is noted
+/// in its row.
+const KEYS: u64 = 0b1111_0100;
+const LISTS: u64 = 0b0000_1001;
 
 /// Rows per shelf, and their bytes in all.
 const MOST: usize = 2048;
@@ -35,7 +38,7 @@ pub(crate) struct Kept {
     pub(crate) agents: Shelf<String, AgentRow>,
     /// By hash.
     pub(crate) keys: Shelf<[u8; 32], KeyRow>,
-    /// By tenant and filter.
+    /// By tenant, filter and reach.
     pub(crate) totals: Shelf<String, u64>,
 }
 

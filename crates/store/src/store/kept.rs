@@ -4,26 +4,28 @@
 use super::{Engine, Store};
 use crate::error::StoreError;
 use crate::model::{AgentFilter, AgentPage, AgentRow, KeyRow, PageRequest};
-use crate::ops::{agents, keys, listing};
+use crate::ops::{agents, keys, listing, reach};
 use crate::sqlite::{Kept, Shelf};
 use crate::tx::{Context, OpFuture, Tx};
 use aether_core::TenantScope;
 use std::sync::Arc;
 
 impl Store {
-    /// By id, name or alias; never one whose desire is gone.
+    /// By id, name or alias; never one whose desire is gone, or that the scope
+    /// does not reach.
     pub async fn find_agent(&self, scope: &TenantScope, id_or_name: &str) -> Result<Option<Arc<AgentRow>>, StoreError> {
         // No tenant's id has a slash.
         let key = [scope.tenant().as_str(), "/", id_or_name].concat();
-        self.keep(
+        let found = self.keep(
             |kept| &kept.agents,
             key,
             || (scope.clone(), id_or_name.to_owned()),
             |tx, _, (scope, id_or_name)| Box::pin(agents::find(tx, scope, id_or_name)),
             // Its other columns are short.
             |row| serde_json::to_vec(&row.spec).map_or(usize::MAX, |spec| 2048 + 2 * spec.len()),
-        )
-        .await
+        );
+        // Kept for all of the tenant's callers, told to those who reach it.
+        Ok(found.await?.filter(|row| reach::reaches(scope, row)))
     }
 
     /// Revoked and expired ones too: judge with [`KeyRow::usable`].
@@ -49,7 +51,9 @@ impl Store {
         let kept = match &self.inner.engine {
             Engine::Sqlite(engine) => {
                 let version = engine.kept().version(&engine.kept().totals);
-                version.map(|version| (engine.kept(), format!("{}/{filter:?}", scope.tenant().as_str()), version))
+                version.map(|version| {
+                    (engine.kept(), format!("{}/{filter:?}/{:?}", scope.tenant().as_str(), scope.reach()), version)
+                })
             }
             Engine::Postgres(_) => None,
         };

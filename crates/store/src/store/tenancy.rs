@@ -2,10 +2,10 @@
 
 use super::Store;
 use crate::error::StoreError;
-use crate::model::{Epoch, NewTenant, QuotaRow, TenantChange, TenantErasure, TenantRow};
+use crate::model::{BudgetRow, Epoch, NewTenant, QuotaRow, TenantChange, TenantErasure, TenantRow};
 use crate::ops::tenants::Erasure;
-use crate::ops::{quota, tenants};
-use aether_core::tenant::{Held, Limits, Tier};
+use crate::ops::{budgets, quota, tenants};
+use aether_core::tenant::{BudgetOf, Held, Limits, Tier};
 use aether_core::{TenantId, TenantScope};
 
 impl Store {
@@ -111,8 +111,35 @@ impl Store {
         .await
     }
 
-    /// The sum over the tenant's agents, which [`QuotaRow::used`] must equal.
-    pub async fn sum_of_holds(&self, id: &TenantId) -> Result<Held, StoreError> {
-        self.read(id.clone(), |tx, _, id| Box::pin(quota::sum(tx, id))).await
+    /// The sum over the tenant's agents, or over those of a part of it, which
+    /// [`QuotaRow::used`] and [`BudgetRow::used`] must equal.
+    pub async fn sum_of_holds(&self, id: &TenantId, of: Option<BudgetOf>) -> Result<Held, StoreError> {
+        self.read((id.clone(), of), |tx, _, (id, of)| Box::pin(quota::sum(tx, id, of.as_ref()))).await
+    }
+
+    /// Limits and use of a part of the tenant that has any.
+    pub async fn budget(&self, id: &TenantId, of: BudgetOf) -> Result<Option<BudgetRow>, StoreError> {
+        self.read((id.clone(), of), |tx, _, (id, of)| Box::pin(budgets::find(tx, id, of))).await
+    }
+
+    /// Those of keys and labels, by name.
+    pub async fn budgets(&self, id: &TenantId) -> Result<Vec<BudgetRow>, StoreError> {
+        self.read(id.clone(), |tx, _, id| Box::pin(budgets::list(tx, id))).await
+    }
+
+    /// Sets a label's budget, or lifts it: `None`. What is above it already
+    /// stays; nothing may grow.
+    pub async fn set_label_budget(
+        &self,
+        actor: &TenantScope,
+        id: &TenantId,
+        (key, value): (String, String),
+        limits: Option<Limits>,
+    ) -> Result<Option<BudgetRow>, StoreError> {
+        let of = BudgetOf::Label { key, value };
+        self.write((actor.clone(), id.clone(), of, limits), |tx, cx, (actor, id, of, limits)| {
+            Box::pin(tenants::set_budget(tx, cx, actor, (id, of, *limits)))
+        })
+        .await
     }
 }

@@ -11,14 +11,11 @@ use std::time::Duration;
 crate::on_both![keys_live_and_end, tenants_are_made_once, leadership_is_fenced, pings];
 
 fn key(hash: u8) -> NewKey {
+    let secret = ([hash; 32], "aether_sk_ab".to_owned());
     NewKey {
-        id: KeyId::generate("c0", &OsRng),
-        name: "ci".to_owned(),
-        hash: [hash; 32],
-        prefix: "aether_sk_ab".to_owned(),
-        role: Role::Developer,
         scopes: Some(BTreeSet::from([Permission::AgentRead, Permission::AgentCreate])),
         expires_at: Some(Timestamp::from_unix_ms(1_700_000_060_000)),
+        ..NewKey::new(KeyId::generate("c0", &OsRng), "ci", secret, Role::Developer)
     }
 }
 

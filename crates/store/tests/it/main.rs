@@ -2,11 +2,13 @@
 
 mod agents;
 mod audit;
+mod budgets;
 mod crash;
 mod events;
 mod faults;
 mod fixture;
 mod foreign;
+mod identity;
 mod keyed;
 mod keys;
 mod migrations;
@@ -16,6 +18,7 @@ mod placing;
 mod postgres;
 mod postgres_only;
 mod quotas;
+mod reach;
 mod recovery;
 mod reports;
 mod sqlite_only;

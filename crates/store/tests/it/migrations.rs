@@ -27,15 +27,21 @@ async fn fill(fx: &Fixture) {
     let exec_id = aether_core::ExecId::generate("c0", &OsRng);
     let intent = ExecIntent { exec_id, command: vec!["true".into()], user: None };
     fx.store.record_exec(&scope(), &agent, intent, None).await.expect("records");
-    let key = NewKey {
-        id: aether_core::KeyId::generate("c0", &OsRng),
-        name: "k".to_owned(),
-        hash: [1; 32],
-        prefix: "p".to_owned(),
-        role: aether_core::Role::Admin,
-        scopes: None,
-        expires_at: None,
+    let own: aether_core::AgentName = "deployers".parse().expect("a name");
+    let permissions = aether_core::Role::Viewer.permissions();
+    fx.store.create_role(&scope(), &own, permissions).await.expect("creates");
+    let account = NewServiceAccount {
+        id: aether_core::ServiceAccountId::generate("c0", &OsRng),
+        name: own.clone(),
+        role: aether_core::RoleName::Own(own),
     };
+    let account = fx.store.create_service_account(&scope(), account).await.expect("creates");
+    let id = || aether_core::KeyId::generate("c0", &OsRng);
+    let mut key = NewKey::new(id(), "s", ([2; 32], "s".to_owned()), aether_core::Role::Admin);
+    key.service_account = Some(account.id);
+    key.budget = Some(aether_core::tenant::Limits { agents: Some(3), ..Default::default() });
+    fx.store.create_key(&scope(), key).await.expect("creates");
+    let key = NewKey::new(id(), "k", ([1; 32], "p".to_owned()), aether_core::Role::Admin);
     fx.store.create_key(&scope(), key).await.expect("creates");
 }
 

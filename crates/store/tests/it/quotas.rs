@@ -45,7 +45,7 @@ impl Fixture {
     /// What is counted, which must be the sum over the rows.
     async fn used(&self) -> Held {
         let used = self.store.quota(acme().tenant()).await.expect("reads").used;
-        assert_eq!(used, self.store.sum_of_holds(acme().tenant()).await.expect("sums"), "the count has drifted");
+        assert_eq!(used, self.store.sum_of_holds(acme().tenant(), None).await.expect("sums"), "the count has drifted");
         used
     }
 }
@@ -56,8 +56,8 @@ fn agents(most: u64) -> Limits {
 
 fn exceeded<T: std::fmt::Debug>(result: Result<T, StoreError>) -> Excess {
     match result {
-        Err(StoreError::QuotaExceeded { tenant, excess }) => {
-            assert_eq!(tenant.as_str(), "acme");
+        Err(StoreError::QuotaExceeded { tenant, of, excess }) => {
+            assert_eq!((tenant.as_str(), of), ("acme", None));
             excess
         }
         other => panic!("not refused by the quota: {other:?}"),

@@ -17,15 +17,7 @@ crate::on_both![
 const SUSPENDED: StoreError = StoreError::TenantInactive { status: TenantStatus::Suspended };
 
 fn key() -> NewKey {
-    NewKey {
-        id: KeyId::generate("c0", &OsRng),
-        name: "k".to_owned(),
-        hash: [7; 32],
-        prefix: "p".to_owned(),
-        role: Role::Admin,
-        scopes: None,
-        expires_at: None,
-    }
+    NewKey::new(KeyId::generate("c0", &OsRng), "k", ([7; 32], "p".to_owned()), Role::Admin)
 }
 
 async fn waiting(fx: &Fixture) -> usize {

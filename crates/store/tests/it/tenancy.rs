@@ -16,15 +16,7 @@ async fn a_foreign_scope_finds_nothing(fx: Fixture) {
     let id = fx.store.create_agent(&scope(), new).await.expect("creates").agent.id;
     let intent = ExecIntent { exec_id: ExecId::generate("c0", &OsRng), command: vec!["true".into()], user: None };
     fx.store.record_exec(&scope(), &id, intent.clone(), None).await.expect("records");
-    let key = NewKey {
-        id: KeyId::generate("c0", &OsRng),
-        name: "k".to_owned(),
-        hash: [1; 32],
-        prefix: "p".to_owned(),
-        role: Role::Admin,
-        scopes: None,
-        expires_at: None,
-    };
+    let key = NewKey::new(KeyId::generate("c0", &OsRng), "k", ([1; 32], "p".to_owned()), Role::Admin);
     fx.store.create_key(&scope(), key.clone()).await.expect("creates");
 
     let no_agent = StoreError::NotFound { what: "agent" };

@@ -51,12 +51,18 @@ impl Ask {
         let id = match row.object {
             Object::Key => &names.key,
             Object::Tenant => &names.tenant,
+            Object::Account => &names.account,
             _ => &names.agent,
         };
         let new = format!("made/by-matrix:{number}");
-        let image = if row.object == Object::Source { &new } else { &names.image };
+        let name = match row.object {
+            Object::Source => &new,
+            Object::Role => &names.role,
+            _ => &names.image,
+        };
         let mut path = row.path.replace("{exec_id}", &names.exec).replace("{tenant_id}", &names.tenant);
-        path = path.replace("{id}", id).replace("{name}", image).replace("{port}", "7");
+        path = path.replace("{label}", &names.label);
+        path = path.replace("{id}", id).replace("{name}", name).replace("{port}", "7");
         if row.path.ends_with("/files") {
             path += if row.method == "DELETE" { "?path=/gone" } else { "?path=/a" };
         }
@@ -148,7 +154,8 @@ impl Actor {
 
 impl Answer {
     fn leaks<'a>(&self, world: &'a World, asked: &str) -> Option<&'a str> {
-        let things = [&world.mine.agent, &world.mine.exec, &world.mine.key, &world.digest];
+        let mine = &world.mine;
+        let things = [&mine.agent, &mine.exec, &mine.key, &mine.account, &mine.role, &world.digest];
         let told = things.into_iter().map(String::as_str).chain([SECRET]);
         told.into_iter().find(|id| self.body.contains(id) && !asked.contains(id))
     }
@@ -178,6 +185,12 @@ fn body(row: &Row, names: &Names, gently: bool, number: u64) -> Option<Value> {
         ("POST", "/v1/agents/{id}/execs/{exec_id}/signal") => json!({ "signal": "9" }),
         ("POST", "/v1/agents/{id}/stop") => json!({ "force": true }),
         ("POST", "/v1/auth/keys") => json!({ "name": "made", "role": "viewer" }),
+        ("PATCH", "/v1/auth/keys/{id}") => json!({ "name": format!("N {number}") }),
+        ("POST", "/v1/auth/keys/{id}/rotate") => json!({ "overlap": "1h" }),
+        ("POST", "/v1/service-accounts") => json!({ "name": format!("made-{number}"), "role": "viewer" }),
+        ("POST", "/v1/roles") => json!({ "name": format!("made-{number}"), "permissions": ["agent:read"] }),
+        ("PATCH", "/v1/roles/{name}") => json!({ "permissions": ["agent:read", "quota:read"] }),
+        ("PUT", "/v1/quotas/{tenant_id}/labels/{label}") => json!({ "max_agents": 10_000 + number }),
         ("POST", "/v1/tenants") => json!({ "id": format!("made-{number}") }),
         ("PATCH", "/v1/tenants/{id}" | "/v1/tenants/me") => json!({ "name": format!("N {number}") }),
         ("PUT", "/v1/quotas/{tenant_id}") => json!({ "max_agents": 10_000 + number }),

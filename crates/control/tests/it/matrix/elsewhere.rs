@@ -45,8 +45,12 @@ fn asks(names: &Names, own: &str, tenant: &str, number: u64) -> Vec<Ask> {
 /// The same of the owner's things and of nothing must be the same.
 async fn compared(world: &World, actor: &Actor, tenant: &str, found: &mut Vec<Option<String>>) {
     let (number, nothing) = (world.number(), absent());
-    let of_mine = asks(&world.mine, &world.own, tenant, number);
-    for (ask, none) in of_mine.iter().zip(asks(&nothing, &world.own, tenant, number)) {
+    let own = if tenant == MINE { &world.within } else { &world.own };
+    // To whom is of that tenant, its name is none of somebody else's.
+    let names_own =
+        |ask: &Ask| tenant == MINE && ask.body.as_ref().is_some_and(|b| b.to_string().contains("tenant_id"));
+    let of_mine = asks(&world.mine, own, tenant, number);
+    for (ask, none) in of_mine.iter().zip(asks(&nothing, own, tenant, number)).filter(|(ask, _)| !names_own(ask)) {
         let ids = |n: &Names| [n.agent.clone(), n.exec.clone(), n.image.clone(), n.tenant.clone()];
         let of_nothing = none.send(world, actor, &ids(&nothing)).await;
         let answers = (ask.send(world, actor, &ids(&world.mine)).await, of_nothing);
@@ -59,8 +63,8 @@ async fn compared(world: &World, actor: &Actor, tenant: &str, found: &mut Vec<Op
 }
 
 /// A stream that attaches to the owner's exec from the stranger's own agent.
-async fn attached(world: &World, actor: &Actor, found: &mut Vec<Option<String>>) {
-    let path = format!("/v1/agents/{}/exec?exec_id={}", world.own, world.mine.exec);
+async fn attached(world: &World, actor: &Actor, own: &str, found: &mut Vec<Option<String>>) {
+    let path = format!("/v1/agents/{own}/exec?exec_id={}", world.mine.exec);
     let mut request = format!("ws://{}{path}", world.server.address).into_client_request().expect("a request");
     let key = format!("Bearer {}", actor.key.as_deref().unwrap_or_default());
     request.headers_mut().insert("authorization", key.parse().expect("a header"));
@@ -104,6 +108,7 @@ async fn secrets(world: &World, actor: &Actor, found: &mut Vec<Option<String>>) 
         Standing::Nobody => 401,
         Standing::Of { tenant: MINE, role: Role::Admin | Role::Developer, scope: None } => 200,
         Standing::Of { tenant, role: Role::Admin | Role::PlatformAdmin, .. } if tenant != MINE => 404,
+        Standing::Narrowed => 404,
         Standing::Of { .. } | Standing::Suspended => 403,
     };
     found.push(match ask.send(world, actor, &[]).await {
@@ -121,7 +126,12 @@ pub(super) async fn judged(world: &World) -> Vec<Option<String>> {
             && tenant != MINE
         {
             compared(world, actor, tenant, &mut found).await;
-            attached(world, actor, &mut found).await;
+            attached(world, actor, &world.own, &mut found).await;
+            borrowed(world, actor, &mut found).await;
+        }
+        if matches!(actor.standing, Standing::Narrowed) && actor.name.contains("label") {
+            compared(world, actor, MINE, &mut found).await;
+            attached(world, actor, &world.within, &mut found).await;
             borrowed(world, actor, &mut found).await;
         }
     }

@@ -60,6 +60,7 @@ fn expected(row: &Row, actor: &Actor, place: Place, has_body: bool) -> Expected 
     let (tenant, role, scope) = match actor.standing {
         Standing::Nobody => return Unauthorized,
         Standing::Suspended => return Forbidden,
+        Standing::Narrowed => return of_narrowed(row, place, has_body),
         Standing::Of { tenant, role, scope } => (tenant, role, scope),
     };
     let platform = role == Role::PlatformAdmin;
@@ -71,10 +72,11 @@ fn expected(row: &Row, actor: &Actor, place: Place, has_body: bool) -> Expected 
     let owner = tenant == MINE || named_another;
     let foreign = match row.object {
         Object::Open | Object::Own | Object::Platform | Object::Tenant => false,
-        Object::Quota => !owner && !platform,
-        Object::Agent | Object::Exec | Object::Key | Object::Image | Object::Source | Object::Agents => !owner,
+        Object::Quota | Object::Label => !owner && !platform,
+        Object::Agent | Object::Exec | Object::Image | Object::Source | Object::Agents => !owner,
+        Object::Key | Object::Account | Object::Role => !owner,
     };
-    let owners = Allowed { on_owners: owner || matches!(row.object, Object::Quota | Object::Tenant) };
+    let owners = Allowed { on_owners: owner || matches!(row.object, Object::Quota | Object::Label | Object::Tenant) };
     match (place, row.path) {
         (Place::Body, "/v1/agents") if has_body => {
             if owner {
@@ -89,6 +91,29 @@ fn expected(row: &Row, actor: &Actor, place: Place, has_body: bool) -> Expected 
         _ if foreign => LikeAbsent,
         (Place::Query, _) => Refused,
         _ => owners,
+    }
+}
+
+/// An admin's key of the owner's tenant that reaches neither the owner's agent
+/// nor its image: the tenant is its own, the things are as another tenant's.
+fn of_narrowed(row: &Row, place: Place, has_body: bool) -> Expected {
+    use Expected::{Allowed, Forbidden, LikeAbsent, Refused};
+    if !table::holds(Role::Admin, row.needs) || !table::narrowed_may(row.needs) {
+        return Forbidden;
+    }
+    match (place, row.path) {
+        // Its own tenant may be said.
+        (Place::Body, "/v1/agents") if has_body => return Allowed { on_owners: false },
+        (Place::Body, _) if has_body => return Refused,
+        _ => {}
+    }
+    match row.object {
+        Object::Agent | Object::Exec | Object::Agents | Object::Image => LikeAbsent,
+        _ if place == Place::Query => Refused,
+        // New names of images, out of its reach too.
+        Object::Source => Forbidden,
+        Object::Own if row.method == "POST" && row.path == "/v1/images" => Forbidden,
+        _ => Allowed { on_owners: false },
     }
 }
 
@@ -144,7 +169,10 @@ impl Case<'_> {
         let gently = self.expected == Expected::Allowed { on_owners: true };
         let number = world.number();
         let ask = |names: &Names| Ask::of(self.row, names, gently, number).at(self.place, names);
-        let ids = |names: &Names| [names.agent.clone(), names.exec.clone(), names.key.clone(), names.image.clone()];
+        let ids = |names: &Names| {
+            let Names { agent, exec, key, image, account, role, .. } = names.clone();
+            [agent, exec, key, image, account, role]
+        };
         let send = async |names: &Names| ask(names).send(world, self.actor, &ids(names)).await;
         let answer = match send(&self.names).await {
             Ok(answer) => answer,
@@ -179,6 +207,9 @@ impl Case<'_> {
                 world.fresh_agent().await
             }
             (Object::Key, ..) => world.fresh_key().await,
+            (Object::Account, ..) => world.fresh_account().await,
+            (Object::Role, ..) => world.fresh_role().await,
+            (Object::Label, ..) => world.fresh_label().await,
             (Object::Tenant, "POST" | "PATCH" | "DELETE", _) => world.fresh_tenant().await,
             (_, "DELETE", "/v1/agents/{id}/files") => {
                 world.fresh_file("/gone").await;

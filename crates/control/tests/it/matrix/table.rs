@@ -23,6 +23,10 @@ pub(super) enum Object {
     Agents,
     /// A tenant that its own people may look at.
     Quota,
+    /// A label of such a tenant.
+    Label,
+    Account,
+    Role,
     Tenant,
 }
 
@@ -50,7 +54,21 @@ pub(super) const TABLE: &[Row] = &[
     row("GET", "/v1/scheduler/nodes", "scheduler:read", O::Platform),
     row("POST", "/v1/auth/keys", "key:manage", O::Own),
     row("GET", "/v1/auth/keys", "key:manage", O::Own),
+    row("GET", "/v1/auth/keys/{id}", "key:manage", O::Key),
+    row("PATCH", "/v1/auth/keys/{id}", "key:manage", O::Key),
+    row("POST", "/v1/auth/keys/{id}/rotate", "key:manage", O::Key),
     row("DELETE", "/v1/auth/keys/{id}", "key:manage", O::Key),
+    row("POST", "/v1/service-accounts", "key:manage", O::Own),
+    row("GET", "/v1/service-accounts", "key:manage", O::Own),
+    row("GET", "/v1/service-accounts/{id}", "key:manage", O::Account),
+    row("POST", "/v1/service-accounts/{id}/disable", "key:manage", O::Account),
+    row("POST", "/v1/service-accounts/{id}/enable", "key:manage", O::Account),
+    row("DELETE", "/v1/service-accounts/{id}", "key:manage", O::Account),
+    row("POST", "/v1/roles", "key:manage", O::Own),
+    row("GET", "/v1/roles", "key:manage", O::Own),
+    row("GET", "/v1/roles/{name}", "key:manage", O::Role),
+    row("PATCH", "/v1/roles/{name}", "key:manage", O::Role),
+    row("DELETE", "/v1/roles/{name}", "key:manage", O::Role),
     row("GET", "/v1/tenants/me", "tenant:read", O::Own),
     row("PATCH", "/v1/tenants/me", "tenant:write", O::Own),
     row("GET", "/v1/tenants", "platform:admin", O::Platform),
@@ -64,6 +82,9 @@ pub(super) const TABLE: &[Row] = &[
     row("GET", "/v1/quotas/{tenant_id}", "quota:read", O::Quota),
     row("GET", "/v1/quotas/{tenant_id}/usage", "quota:read", O::Quota),
     row("PUT", "/v1/quotas/{tenant_id}", "quota:write", O::Quota),
+    row("GET", "/v1/quotas/{tenant_id}/labels", "quota:read", O::Quota),
+    row("PUT", "/v1/quotas/{tenant_id}/labels/{label}", "tenant:write", O::Label),
+    row("DELETE", "/v1/quotas/{tenant_id}/labels/{label}", "tenant:write", O::Label),
     row("GET", "/v1/agents", "agent:read", O::Own),
     row("POST", "/v1/agents", "agent:create", O::Own),
     row("POST", "/v1/agents/bulk/create", "agent:create", O::Own),
@@ -113,6 +134,11 @@ pub(super) fn holds(role: Role, permission: &str) -> bool {
         other => panic!("{other} is not in the table of roles"),
     };
     role == PlatformAdmin || holders.contains(&role)
+}
+
+/// What a key that is narrowed to labels or images may at most.
+pub(super) fn narrowed_may(permission: &str) -> bool {
+    permission.starts_with("agent:") || matches!(permission, "quota:read" | "tenant:read")
 }
 
 /// An operation that the table does not have, or the document does not, is an

@@ -23,7 +23,13 @@ const SOON: Duration = Duration::from_secs(1);
 pub(super) enum Standing {
     Nobody,
     Suspended,
-    Of { tenant: &'static str, role: Role, scope: Option<&'static str> },
+    Of {
+        tenant: &'static str,
+        role: Role,
+        scope: Option<&'static str>,
+    },
+    /// Of the owner's tenant, and reaches nothing of what is asked for.
+    Narrowed,
 }
 
 pub(super) struct Actor {
@@ -40,6 +46,10 @@ pub(super) struct Names {
     pub(super) key: String,
     pub(super) image: String,
     pub(super) tenant: String,
+    /// A service account's id.
+    pub(super) account: String,
+    pub(super) role: String,
+    pub(super) label: String,
 }
 
 pub(super) struct World {
@@ -50,6 +60,8 @@ pub(super) struct World {
     pub(super) digest: String,
     /// Of the other tenant's own agent.
     pub(super) own: String,
+    /// Of a narrowed key's own agent.
+    pub(super) within: String,
     pub(super) admin: String,
     pub(super) platform: String,
     next: AtomicU64,
@@ -70,6 +82,9 @@ pub(super) fn absent() -> Names {
         key: "keyc0aaaaaaaaaaaaaaaa".into(),
         image: "absent/image:1".into(),
         tenant: "nobody".into(),
+        account: "svac0aaaaaaaaaaaaaaaa".into(),
+        role: "nobodys-own".into(),
+        label: "absent=1".into(),
     }
 }
 
@@ -107,6 +122,10 @@ impl World {
         made(file.header("content-type", "application/octet-stream")).await;
         let key = as_admin(Method::POST, "/v1/auth/keys").json(&json!({ "name": "kept", "role": "viewer" }));
         let key = made(key).await;
+        let account = as_admin(Method::POST, "/v1/service-accounts").json(&json!({ "name": "bot", "role": "viewer" }));
+        let account = made(account).await;
+        let role = json!({ "name": "owners-own", "permissions": ["agent:read"] });
+        made(as_admin(Method::POST, "/v1/roles").json(&role)).await;
         let own = server.as_key(&other, Method::POST, "/v1/agents?wait=running").json(&agent("own", "python:3.11"));
         let own = text(&made(own).await, "id");
         let mine = Names {
@@ -115,10 +134,17 @@ impl World {
             key: text(&key, "id"),
             image: "team/app:1".into(),
             tenant: MINE.into(),
+            account: text(&account, "id"),
+            role: "owners-own".into(),
+            label: "a=b".into(),
         };
         let actors = cast(&server, &admin, &other, &platform).await;
+        let narrowed = actors.iter().find(|actor| matches!(actor.standing, Standing::Narrowed)).expect("is cast");
+        let key = narrowed.key.as_deref().expect("a key");
+        let within = server.as_key(key, Method::POST, "/v1/agents?wait=running").json(&agent("within", "python:3.11"));
+        let within = text(&made(within).await, "id");
         let next = AtomicU64::new(1);
-        let mut world = Self { server, actors, mine, digest: String::new(), own, admin, platform, next };
+        let mut world = Self { server, actors, mine, digest: String::new(), own, within, admin, platform, next };
         world.pull().await;
         let image = world.admin(Method::GET, &format!("/v1/images/{}", world.mine.image));
         world.digest = text(&made(image).await, "digest");
@@ -153,6 +179,26 @@ impl World {
         Names { key: text(&key, "id"), ..self.mine.clone() }
     }
 
+    pub(super) async fn fresh_account(&self) -> Names {
+        let body = json!({ "name": format!("fresh-{}", self.number()) });
+        let account = made(self.admin(Method::POST, "/v1/service-accounts").json(&body)).await;
+        Names { account: text(&account, "id"), ..self.mine.clone() }
+    }
+
+    pub(super) async fn fresh_role(&self) -> Names {
+        let role = format!("fresh-{}", self.number());
+        let body = json!({ "name": role, "permissions": ["agent:read"] });
+        made(self.admin(Method::POST, "/v1/roles").json(&body)).await;
+        Names { role, ..self.mine.clone() }
+    }
+
+    pub(super) async fn fresh_label(&self) -> Names {
+        let label = format!("fresh={}", self.number());
+        let put = self.admin(Method::PUT, &format!("/v1/quotas/me/labels/{label}"));
+        made(put.json(&json!({ "max_agents": 10_000 }))).await;
+        Names { label, ..self.mine.clone() }
+    }
+
     pub(super) async fn fresh_tenant(&self) -> Names {
         let tenant = format!("fresh-{}", self.number());
         self.server.tenant(&tenant.parse().expect("a tenant")).await;
@@ -168,20 +214,26 @@ impl World {
     pub(super) async fn state(&self) -> Vec<(String, Value)> {
         let mut state = Vec::new();
         for path in [
-            "/v1/agents?per_page=100",
+            "/v1/agents?per_page=100&label=a%3Db",
             "/v1/agents/prime?show=env",
             "/v1/agents/prime/execs",
             "/v1/auth/keys?per_page=100",
             "/v1/images",
-            "/v1/quotas/me/usage",
-            "/v1/tenants/me",
-            "/v1/events?limit=1000",
+            "/v1/service-accounts",
+            "/v1/roles",
+            "/v1/quotas/me/labels",
+            "/v1/quotas/me",
+            "/v1/events?limit=1000&agent=prime",
         ] {
             // Gone is a change too.
             let (_, mut document) = ok(self.admin(Method::GET, path)).await;
             // Of a key; that it is used is no change.
             for row in document.get_mut("data").and_then(Value::as_array_mut).into_iter().flatten() {
                 row["last_used_at"] = Value::Null;
+            }
+            // How far the log is; narrowed keys make agents of their own.
+            if let Some(next) = document.get_mut("next") {
+                *next = Value::Null;
             }
             state.push((path.to_owned(), document));
         }
@@ -205,6 +257,12 @@ async fn cast(server: &Server, admin: &str, other: &str, platform: &str) -> Vec<
     tokio::time::sleep(SOON + Duration::from_millis(200)).await;
     let narrow = BTreeSet::from([Permission::AgentRead]);
     let narrow = server.key(MINE, Role::Admin, Some(narrow)).await;
+    let narrowed = async |name: &str, allow: Value| {
+        let body = json!({ "name": name, "role": "admin", "allow": allow });
+        text(&made(server.as_key(admin, Method::POST, "/v1/auth/keys").json(&body)).await, "key")
+    };
+    let to_both = narrowed("both", json!({ "labels": { "team": "x" }, "images": ["never", "python:3.11"] })).await;
+    let to_images = narrowed("images", json!({ "images": ["never"] })).await;
     let unknown = ApiKey::generate(&OsRng).text().expose().to_owned();
     let of = |tenant, role| Standing::Of { tenant, role, scope: None };
     let actor = |name, key: String, standing| Actor { name, key: Some(key), standing };
@@ -221,6 +279,8 @@ async fn cast(server: &Server, admin: &str, other: &str, platform: &str) -> Vec<
         actor("own admin", admin.to_owned(), of(MINE, Role::Admin)),
         actor("operator", server.key("default", Role::Operator, None).await, of("default", Role::Operator)),
         actor("platform admin", platform.to_owned(), of("default", Role::PlatformAdmin)),
+        actor("own key narrowed to a label and images", to_both, Standing::Narrowed),
+        actor("own key narrowed to an image", to_images, Standing::Narrowed),
         actor(
             "own key of one scope",
             narrow,
