@@ -2,7 +2,7 @@
 //! message. Outward goes nothing that names a path, an address, a statement
 //! or a secret; the inward text goes to the log with the request's id.
 
-use aether_core::tenant::{BudgetOf, Excess};
+use aether_core::tenant::{BudgetOf, Excess, Resource};
 use aether_core::{Code, FieldError, Problem};
 use aether_store::StoreError;
 use axum::response::{IntoResponse, Response};
@@ -29,6 +29,17 @@ pub struct ApiError {
 pub(crate) struct ProblemMark {
     pub(crate) problem: Problem,
     pub(crate) inward: Option<String>,
+}
+
+/// What makes room for more of it.
+fn room_by(resource: Resource) -> &'static str {
+    match resource {
+        Resource::Agents | Resource::Cpu | Resource::Memory | Resource::Disk => {
+            "Stop or delete agents that are not needed"
+        }
+        Resource::Images => "Remove images that are not needed",
+        Resource::ExecSessions => "Wait until an exec has ended",
+    }
 }
 
 impl ApiError {
@@ -112,7 +123,7 @@ impl ApiError {
         let mut error = Self::new(
             Code::QuotaExceeded,
             format!("The {whose} does not allow it: {excess}."),
-            format!("Stop or delete agents that are not needed, or have the {raised} raised; {shown}."),
+            format!("{}, or have the {raised} raised; {shown}.", room_by(excess.resource)),
         );
         if excess.could_fit() {
             return error.retry_after(QUOTA_RETRY_S);
