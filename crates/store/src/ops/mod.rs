@@ -1,7 +1,7 @@
 //! The operations, each written once for both engines.
 //!
 //! Rules that hold for every one of them: rows are locked in the order epoch,
-//! node, agent; a row is locked before it is read for writing; what can be
+//! node, agent, tenant, counts; several of a kind in the order of their names; a row is locked before it is read for writing; what can be
 //! refused is refused before the first write, so that batches need no
 //! savepoints; the change, its event and its audit record are one transaction.
 
@@ -13,6 +13,7 @@ pub(crate) mod audit_chain;
 pub(crate) mod audit_digests;
 pub(crate) mod audit_export;
 pub(crate) mod budgets;
+pub(crate) mod counts;
 pub(crate) mod desire;
 pub(crate) mod events;
 pub(crate) mod execs;

@@ -38,6 +38,15 @@ pub(crate) async fn enter(tx: &mut dyn Tx, tenant: &TenantId) -> Result<Entered,
 }
 
 impl Entered {
+    /// Whether a write of its agents may move its own count.
+    pub(super) fn is_counted(&self) -> bool {
+        self.counted
+    }
+
+    pub(super) fn is_budgeted(&self) -> bool {
+        self.budgeted
+    }
+
     /// For new work: refused where the tenant may begin none.
     pub(crate) fn require_active(&self) -> Result<(), StoreError> {
         match self.status {
@@ -47,7 +56,7 @@ impl Entered {
     }
 }
 
-fn held(row: &AgentRow) -> Held {
+pub(super) fn held(row: &AgentRow) -> Held {
     Held::by(row.observed, row.spec.resources, row.run)
 }
 

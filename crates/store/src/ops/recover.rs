@@ -3,7 +3,7 @@
 //! The disk is on the agent's node, so that is where it starts.
 
 use super::agent_row::{self, Trace};
-use super::{desire, leadership};
+use super::{counts, desire, leadership};
 use crate::error::StoreError;
 use crate::model::Epoch;
 use crate::tx::{Context, Tx, params};
@@ -49,6 +49,7 @@ pub(crate) async fn recover(tx: &mut dyn Tx, cx: &Context, epoch: &Epoch) -> Res
     let mut found = due(tx, cx).await?;
     // Agents are locked in one order by everyone.
     found.sort();
+    counts::hold(tx, &found.iter().map(|(id, _)| (id.clone(), Observed::Pending)).collect()).await?;
     let mut recovered = Vec::new();
     for (id, tried) in found {
         let Some((row, _)) = agent_row::lock_any(tx, &id).await? else { continue };

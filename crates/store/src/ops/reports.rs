@@ -5,7 +5,7 @@
 //! it. Repeating a report changes nothing.
 
 use super::agent_row::{self, ReportMark, Trace};
-use super::{nodes, reservation};
+use super::{counts, nodes, reservation};
 use crate::error::StoreError;
 use crate::model::{AgentRow, ReportOutcome, ReportResult, ReportRow};
 use crate::tx::{Context, Tx, params};
@@ -46,6 +46,7 @@ pub(crate) async fn apply(
     // Agents are locked in one order by everyone.
     let mut order: Vec<usize> = (0..reports.len()).collect();
     order.sort_by(|a, b| reports[*a].agent_id.cmp(&reports[*b].agent_id));
+    counts::hold(tx, &reports.iter().map(|report| (report.agent_id.clone(), report.observed)).collect()).await?;
     let mut outcomes: Vec<Option<ReportOutcome>> = vec![None; reports.len()];
     for index in order {
         let report = &reports[index];

@@ -2,8 +2,10 @@
 //! others, a server that is not there.
 
 use crate::fixture::{Fixture, new_agent, scope, seal};
-use aether_core::Secret;
 use aether_core::source::{OsRng, SystemClock};
+use aether_core::state::{Desired, Observed};
+use aether_core::tenant::{Limits, Tier};
+use aether_core::{AgentId, Secret, TenantScope};
 use aether_store::*;
 use sqlx::Executor;
 use std::sync::Arc;
@@ -102,4 +104,69 @@ async fn a_takeover_waits_for_the_write_or_fences_it() {
             Err(e) => panic!("{e}"),
         }
     }
+}
+
+/// Two nodes that report of the same two tenants' agents, and of agents of two
+/// budgets, in opposite orders: nobody has to be told by the database.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_over_the_same_counts_do_not_lock_each_other_out() {
+    let fx = Fixture::postgres().await;
+    let tenants = ["acme", "globex"].map(|id| TenantScope::system(id.parse().expect("an id"), "test"));
+    for by in &tenants {
+        fx.tenant(by.tenant(), Tier::Free).await;
+        let limits = Limits { cpu_millicores: Some(1_000_000), ..Limits::default() };
+        fx.store.set_quota(&scope(), by.tenant(), Tier::Free, limits).await.expect("sets");
+        for value in ["a", "b"] {
+            let pair = ("team".to_owned(), value.to_owned());
+            fx.store.set_label_budget(by, by.tenant(), pair, Some(limits)).await.expect("sets");
+        }
+    }
+    let (epoch, nodes) = (fx.leader().await, [fx.node(512, 400_000).await, fx.node(512, 400_000).await]);
+    // By id, as batches lock them: of the one tenant before those of the other, and the other way round.
+    let mut batches = [Vec::new(), Vec::new()];
+    for n in 0..2 {
+        let mut ids: Vec<AgentId> = (0..8).map(|_| AgentId::generate("c0", &OsRng)).collect();
+        ids.sort();
+        for (i, id) in ids.into_iter().enumerate() {
+            let (tenant, team) = ((i / 4 + n) % 2, if (i / 2 + n) % 2 == 0 { "a" } else { "b" });
+            let mut new = NewAgent { id: id.clone(), ..new_agent(&format!("n{n}-{i}")) };
+            new.spec.labels.insert("team".to_owned(), team.to_owned());
+            fx.store.create_agent(&tenants[tenant], new).await.expect("creates");
+            fx.place(&epoch, &id, &nodes[n]).await;
+            batches[n].push(id);
+        }
+    }
+    let tell = async |n: usize, observed: Observed| {
+        let mut reports = Vec::new();
+        for id in &batches[n] {
+            reports.push(ReportRow::of(id.clone(), fx.get(id).await.generation, observed));
+        }
+        reports
+    };
+    for _ in 0..15 {
+        let both = [tell(0, Observed::Failed).await, tell(1, Observed::Failed).await];
+        let [first, second] = both;
+        let (a, b) =
+            tokio::join!(fx.store.apply_reports(&nodes[0], 1, first), fx.store.apply_reports(&nodes[1], 1, second));
+        a.expect("applies");
+        b.expect("applies");
+        for by in &tenants {
+            let used = fx.store.quota(by.tenant()).await.expect("reads").used;
+            assert_eq!((used.agents, used.cpu_millicores), (8, 0));
+        }
+        for (n, ids) in batches.iter().enumerate() {
+            for (i, id) in ids.iter().enumerate() {
+                let by = &tenants[(i / 4 + n) % 2];
+                let options = DesireOptions::default();
+                fx.store.set_desired(by, id, Desired::Running, options, None).await.expect("starts");
+                fx.place(&epoch, id, &nodes[n]).await;
+            }
+        }
+    }
+    let mut admin = crate::postgres::connect(fx.url().expect("is PostgreSQL")).await;
+    // What a session has counted is there for others once it has ended.
+    fx.store.close().await;
+    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+    let deadlocks: i64 = sqlx::query_scalar(deadlocks).fetch_one(&mut admin).await.expect("reads");
+    assert_eq!(deadlocks, 0);
 }
