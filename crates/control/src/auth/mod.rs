@@ -16,7 +16,7 @@ pub(crate) use standing::{Held, Standing};
 use crate::problem::ApiError;
 use aether_core::principal::{Credential, Principal, Role};
 use aether_core::tenant::TenantStatus;
-use aether_core::{Clock, TenantId};
+use aether_core::{Clock, Permission, TenantId};
 use aether_store::{KeyRow, StoreError};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
