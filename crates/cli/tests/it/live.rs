@@ -140,7 +140,7 @@ impl Live {
     }
 
     /// One request past the CLI, which would ask for the image first.
-    fn create(&self, body: &Value) -> String {
+    pub(crate) fn create(&self, body: &Value) -> String {
         let mut stream = UnixStream::connect(self.dir.path().join("run/aether.sock")).expect("connects");
         let body = body.to_string();
         let head = "POST /v1/agents HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n";

@@ -1,6 +1,7 @@
 //! The built binary from outside: what needs no VM. Those that do are in
 //! tests/e2e.
 
+mod access;
 mod audit;
 mod client;
 mod config;
