@@ -124,9 +124,9 @@ audit: test-deps ## 1,000 tampered audit logs and the speed of the verifier (a m
 	  cargo test --release -p aether-core -- --nocapture audit::tamper_tests
 
 .PHONY: quotas
-quotas: test-deps ## a quota of 50 under 200 at once, 100 rounds, and 10,000 operations without drift, on both stores (2 minutes); results/quota.jsonl
+quotas: test-deps ## a quota of 50 under 200 at once, 100 rounds, and 10,000 operations without drift, with budgets too, on both stores; results/quota.jsonl, budgets.jsonl
 	AETHER_QUOTA_ROUNDS=100 AETHER_QUOTA_OPS=10000 AETHER_RESULTS=$(abspath results) \
-	  cargo test -p aether-store --test it -- --nocapture quotas::
+	  cargo test -p aether-store --test it -- --nocapture quotas:: budgets::
 	AETHER_QUOTA_ROUNDS=100 AETHER_RESULTS=$(abspath results) \
 	  cargo test -p aether --test it -- --nocapture three_servers::
 

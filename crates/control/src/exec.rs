@@ -14,7 +14,7 @@ pub(crate) use replay::Past;
 use crate::api::Caller;
 use crate::app::{App, not_reachable};
 use crate::dialer::DataClient;
-use crate::inflight::Place;
+use crate::inflight;
 use crate::problem::{ApiError, clean};
 use crate::telemetry;
 use aether_core::api::{ExecRequest as Asked, ExecResult};
@@ -316,7 +316,7 @@ pub(crate) async fn run(
     let timeout = Duration::from_secs(*asked.timeout.get_or_insert(TIMEOUT_S));
     let (task_app, margin) = (app.clone(), app.cfg().deadlines.exec_margin);
     let work = async move {
-        let _place = place(&task_app, &caller).await?;
+        let _place = inflight::exec(&task_app, &caller).await?;
         let stdin = asked.stdin.clone();
         let begin = Begin::Start { asked, idempotency };
         let opened = match open(&task_app, &caller, found, begin).await? {
@@ -326,13 +326,6 @@ pub(crate) async fn run(
         collect(&task_app, opened, stdin, timeout + margin).await
     };
     Outliving::new(work, &app.tasks).await
-}
-
-/// Of those that the tenant may have at work: held for as long as somebody
-/// here reads from the exec.
-pub(crate) async fn place(app: &App, caller: &Caller) -> Result<Place, ApiError> {
-    let limit = app.rates.exec_sessions(&caller.tenant).await;
-    app.execs.begin(&caller.tenant, 0, limit).map_err(|excess| ApiError::quota(None, excess))
 }
 
 async fn collect(app: &App, opened: Opened, stdin: Option<String>, limit: Duration) -> Result<ExecResult, ApiError> {

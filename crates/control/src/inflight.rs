@@ -5,6 +5,9 @@
 //! Not in the store: it would have to be cleaned up after every crash. So
 //! several servers do not know of each other's.
 
+use crate::api::Caller;
+use crate::app::App;
+use crate::problem::ApiError;
 use aether_core::TenantId;
 use aether_core::tenant::{Excess, Resource};
 use parking_lot::Mutex;
@@ -40,6 +43,13 @@ impl InFlight {
         *counts.entry(tenant.clone()).or_default() += 1;
         Ok(Place { of: self.clone(), tenant: tenant.clone() })
     }
+}
+
+/// Of the execs that the caller's tenant may have: held for as long as somebody
+/// here reads from one.
+pub(crate) async fn exec(app: &App, caller: &Caller) -> Result<Place, ApiError> {
+    let limit = app.rates.exec_sessions(&caller.tenant).await;
+    app.execs.begin(&caller.tenant, 0, limit).map_err(|excess| ApiError::quota(None, excess))
 }
 
 impl Drop for Place {

@@ -105,7 +105,7 @@ async fn serve(
             Some(begin) => begin,
             None => first_frame(&mut socket, &headers, &id).await?,
         };
-        let place = exec::place(&app, &caller).await?;
+        let place = crate::inflight::exec(&app, &caller).await?;
         Ok((exec::open(&app, &caller, found, begin).await?, place))
     };
     let opened = tokio::select! {

@@ -35,7 +35,8 @@ impl Store {
             *hash,
             || *hash,
             |tx, _, hash| Box::pin(keys::find_by_hash(tx, hash)),
-            |_| size_of::<KeyRow>() + 1024,
+            // What it is narrowed to may be long.
+            |row| size_of::<KeyRow>() + if row.reach.is_some() { 32 << 10 } else { 1024 },
         )
         .await
     }

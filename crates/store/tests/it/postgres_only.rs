@@ -143,7 +143,7 @@ async fn batches_over_the_same_counts_do_not_lock_each_other_out() {
         }
         reports
     };
-    for _ in 0..15 {
+    for _ in 0..6 {
         let both = [tell(0, Observed::Failed).await, tell(1, Observed::Failed).await];
         let [first, second] = both;
         let (a, b) =
