@@ -131,7 +131,7 @@ quotas: test-deps ## a quota of 50 under 200 at once, 100 rounds, and 10,000 ope
 	  cargo test -p aether --test it -- --nocapture three_servers::
 
 .PHONY: matrix
-matrix: test-deps ## Every operation by every role, forged API keys, 1,000 revocations (about a minute); results/matrix.jsonl
+matrix: test-deps ## Every operation by every role, forged keys and tokens, 100 rotations, 2,000 revocations (some minutes); results/matrix.jsonl
 	AETHER_REVOCATIONS=1000 AETHER_RESULTS=$(abspath results) cargo test -p aether-control --test it -- --nocapture matrix::
 
 .PHONY: http-abuse

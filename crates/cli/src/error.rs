@@ -34,6 +34,10 @@ impl CliError {
         matches!(self, Self::Problem(p) if p.status == 404)
     }
 
+    pub(crate) fn is_unauthorized(&self) -> bool {
+        matches!(self, Self::Problem(p) if p.status == 401)
+    }
+
     pub(crate) fn is_forbidden(&self) -> bool {
         matches!(self, Self::Problem(p) if p.status == 403)
     }

@@ -75,16 +75,21 @@ fn run(cli: Cli) -> Result<u8, CliError> {
             Err(CliError::failed("this is a build of the client alone: it has no server"))
         }
         Command::Audit(AuditCommand::Verify(args)) => commands::audit_verify(printer, &args),
-        Command::Login(args) => runtime()?.block_on(commands::login(printer, args)),
-        Command::Logout(args) => commands::logout(printer, args),
+        Command::Login(args) => {
+            let tenant = cli.global.acting_for.filter(|t| !t.is_empty());
+            runtime()?.block_on(commands::login(printer, args, tenant))
+        }
+        Command::Logout(args) => runtime()?.block_on(commands::logout(printer, args)),
         Command::Profile(command) => commands::profile(printer, command),
         Command::Version { client } => {
             let context = if client { None } else { Some(Context::new(&cli.global)?) };
             runtime()?.block_on(commands::version(context.as_ref(), printer))
         }
         command => {
+            let runtime = runtime()?;
+            runtime.block_on(commands::renew(&cli.global))?;
             let context = Context::new(&cli.global)?;
-            runtime()?.block_on(commands::dispatch(&context, command))
+            runtime.block_on(commands::dispatch(&context, command))
         }
     }
 }

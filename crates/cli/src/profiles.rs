@@ -6,12 +6,14 @@
 
 use crate::client::Endpoint;
 use crate::error::CliError;
-use aether_core::Secret;
+use aether_core::api::LoginInfo;
+use aether_core::{Secret, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 const MAX_FILE: u64 = 1024 * 1024;
 const MAX_NAME: usize = 64;
@@ -31,11 +33,31 @@ pub(crate) struct Profile {
     pub(crate) server: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     token: Option<String>,
+    /// Of a login: for the next token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refresh_token: Option<String>,
+    /// When the next one is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    renew_at: Option<Timestamp>,
 }
 
 impl Profile {
     pub(crate) fn new(server: String, token: Option<Secret>) -> Self {
-        Self { server, token: token.map(|t| t.expose().to_owned()) }
+        Self { server, token: token.map(|t| t.expose().to_owned()), refresh_token: None, renew_at: None }
+    }
+
+    /// A login that is renewed in the last quarter of its token's time.
+    pub(crate) fn of_login(server: String, login: LoginInfo, now: Timestamp) -> Self {
+        let renew_at = now.plus(Duration::from_secs(login.expires_in) * 3 / 4);
+        Self { server, token: Some(login.token), refresh_token: Some(login.refresh_token), renew_at: Some(renew_at) }
+    }
+
+    pub(crate) fn refresh_token(&self) -> Option<&str> {
+        self.refresh_token.as_deref()
+    }
+
+    pub(crate) fn is_due(&self, now: Timestamp) -> bool {
+        self.refresh_token.is_some() && self.renew_at.is_none_or(|at| at <= now)
     }
 
     pub(crate) fn token(&self) -> Option<Secret> {
@@ -76,7 +98,7 @@ impl Profiles {
         };
         if metadata.mode() & 0o077 != 0 {
             return Err(CliError::with_remedy(
-                format!("{}: others can read it, and it holds API keys", path.display()),
+                format!("{}: others can read it, and it holds API keys or logins", path.display()),
                 format!("Run `chmod 600 {}`; revoke the keys if they may have been read.", path.display()),
             ));
         }
@@ -91,6 +113,17 @@ impl Profiles {
             Endpoint::parse(&profile.server)?;
         }
         Ok(parsed)
+    }
+
+    /// Held while a login is renewed: two commands with one refresh token would
+    /// end it.
+    pub(crate) fn lock(path: &Path) -> Result<std::fs::File, CliError> {
+        let beside = path.with_extension("lock");
+        let failed = |e: std::io::Error| CliError::failed(format!("cannot lock {}: {e}", beside.display()));
+        let file = std::fs::File::options().write(true).create(true).truncate(false).mode(0o600).open(&beside);
+        let file = file.map_err(failed)?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).map_err(|e| failed(e.into()))?;
+        Ok(file)
     }
 
     /// Beside it first, then in its place.
@@ -152,6 +185,26 @@ mod tests {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).expect("chmod");
         let refused = Profiles::read(&path).err().expect("refused").to_string();
         assert!(refused.contains("chmod 600") && !refused.contains("aether_sk_x"), "{refused}");
+    }
+
+    #[test]
+    fn a_login_is_due_in_its_last_quarter() {
+        let (now, text) = (Timestamp::from_unix_ms(1_000_000), |t: &str| t.to_owned());
+        let login = LoginInfo { token: text("a.b.c"), refresh_token: text("aether_rt_x"), expires_in: 100 };
+        let profile = Profile::of_login("https://a.example".into(), login, now);
+        assert!(
+            !profile.is_due(now.plus(Duration::from_secs(74))) && profile.is_due(now.plus(Duration::from_secs(75)))
+        );
+        let key = Profile::new("https://a.example".into(), Some(Secret::new("aether_sk_x")));
+        assert!(!key.is_due(now.plus(Duration::from_secs(1 << 30))), "a key is not renewed");
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("profiles.yaml");
+        let all = Profiles { current: None, profiles: BTreeMap::from([("a".to_owned(), profile)]) };
+        all.write(&path).expect("writes");
+        assert!(Profiles::read(&path).expect("reads") == all);
+        let held = Profiles::lock(&path).expect("locks");
+        drop(held);
+        Profiles::lock(&path).expect("locks again");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::Control;
 use crate::api::{Caller, Shown};
 use crate::audit::Seal;
-use crate::auth::{Authenticator, LocalUsers, Standing};
+use crate::auth::{Attempts, Authenticator, LocalUsers, Passwords, Standing};
 use crate::config::ControlConfig;
 use crate::dialer::{DataClient, DataDialer, Nodes};
 use crate::inflight::InFlight;
@@ -28,6 +28,8 @@ pub(crate) struct AppState {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) rng: Arc<dyn Rng>,
     pub(crate) auth: Authenticator,
+    pub(crate) attempts: Attempts,
+    pub(crate) passwords: Passwords,
     pub(crate) rates: Rates,
     pub(crate) standing: Standing,
     pub(crate) nodes: Nodes,
@@ -65,10 +67,14 @@ impl App {
             auth: Authenticator {
                 store: store.clone(),
                 pepper: control.pepper.clone(),
+                tokens: control.tokens.clone(),
+                outside: control.outside.clone(),
                 clock: control.clock.clone(),
                 enabled: control.cfg.get().enable_auth,
                 local: LocalUsers::new(),
             },
+            attempts: Attempts::default(),
+            passwords: Passwords::new(control.rng.as_ref()),
             rates: Rates::new(store.clone(), control.clock.clone(), control.cfg.clone()),
             standing: Standing::default(),
             nodes: Nodes::new(dialer, store.clone(), control.channels.clone()),

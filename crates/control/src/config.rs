@@ -1,8 +1,9 @@
 //! What the control plane is told at its start. Read and checked whole before
 //! a port binds; files and environment are the CLI's business.
 
-use aether_core::Secret;
+use aether_core::{Role, Secret, TenantId};
 use aether_placement::Strategy;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -33,6 +34,11 @@ pub struct ControlConfig {
     pub redis: Option<RedisConfig>,
     pub node: NodeTimings,
     pub audit: AuditConfig,
+    pub jwt: JwtConfig,
+    /// Users log in with a password.
+    pub local_users: bool,
+    /// Whose tokens are taken beside our own.
+    pub oidc: Vec<OidcIssuer>,
     /// Fallback of the scheduler's wake-ups.
     pub schedule_interval: Duration,
     /// How nodes that fit are ranked.
@@ -181,6 +187,120 @@ impl AuditConfig {
     }
 }
 
+/// The server's own tokens: which key signs them, which verify.
+#[derive(Clone, Debug)]
+pub struct JwtConfig {
+    /// The claim `iss` of each.
+    pub issuer: String,
+    /// HS256.
+    pub secret: Option<Secret>,
+    /// RS256, ES256 or EdDSA, by what it is; signs, where it is given.
+    pub private_key_path: Option<PathBuf>,
+    /// Checked to be its other half.
+    pub public_key_path: Option<PathBuf>,
+    /// Those that signed before: their tokens hold until they end.
+    pub previous_secrets: Vec<Secret>,
+    pub previous_key_paths: Vec<PathBuf>,
+    /// Where a key is made when none is given; absent: none may be made, since
+    /// other servers need the same.
+    pub made_key_path: Option<PathBuf>,
+    /// How long a token holds.
+    pub token_duration: Duration,
+    /// How long a login can be refreshed.
+    pub session_duration: Duration,
+}
+
+impl JwtConfig {
+    /// A key of its own in a folder.
+    pub fn in_dir(dir: &std::path::Path) -> Self {
+        Self {
+            issuer: "aether".to_owned(),
+            secret: None,
+            private_key_path: None,
+            public_key_path: None,
+            previous_secrets: Vec::new(),
+            previous_key_paths: Vec::new(),
+            made_key_path: Some(dir.join("jwt-signing.key")),
+            token_duration: Duration::from_secs(3600),
+            session_duration: Duration::from_secs(30 * 24 * 3600),
+        }
+    }
+}
+
+/// An outside issuer (OpenID Connect), and what its tokens are here.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OidcIssuer {
+    /// The claim `iss`, to the letter; the discovery document is below it.
+    pub issuer: String,
+    /// One of these must be in the claim `aud`.
+    pub audiences: Vec<String>,
+    /// Of RS256, ES256 and EdDSA.
+    pub algorithms: Vec<String>,
+    /// Who it is.
+    pub user_claim: String,
+    /// Whose values `roles` maps; a path with dots leads into other claims.
+    pub role_claim: Option<String>,
+    pub roles: BTreeMap<String, Role>,
+    /// Where nothing is mapped; absent: the token is refused then.
+    pub default_role: Option<Role>,
+    /// Where all of them are,
+    pub tenant: Option<TenantId>,
+    /// or the claim that says it: by `tenants`, or where that is empty a
+    /// tenant's id.
+    pub tenant_claim: Option<String>,
+    pub tenants: BTreeMap<String, TenantId>,
+    /// Refuse tokens without `nbf`, which many issuers leave out.
+    pub require_nbf: bool,
+    /// Its host may have internal addresses.
+    pub allow_internal: bool,
+    /// More roots (PEM) beside the system's.
+    pub ca_path: Option<PathBuf>,
+    /// Keys are fetched at most so often.
+    pub refetch_interval: Duration,
+}
+
+impl OidcIssuer {
+    /// All but tenant and roles.
+    pub fn new(issuer: impl Into<String>, audience: impl Into<String>) -> Self {
+        Self {
+            issuer: issuer.into(),
+            audiences: vec![audience.into()],
+            algorithms: ["RS256", "ES256", "EdDSA"].map(str::to_owned).to_vec(),
+            user_claim: "sub".to_owned(),
+            role_claim: None,
+            roles: BTreeMap::new(),
+            default_role: None,
+            tenant: None,
+            tenant_claim: None,
+            tenants: BTreeMap::new(),
+            require_nbf: false,
+            allow_internal: false,
+            ca_path: None,
+            refetch_interval: Duration::from_secs(30),
+        }
+    }
+
+    /// What is missing, or does not fit together.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let known = |a: &String| matches!(a.as_str(), "RS256" | "ES256" | "EdDSA");
+        let texts = self.audiences.iter().chain([&self.user_claim, &self.issuer]);
+        match () {
+            () if texts.into_iter().any(String::is_empty) => Err("an issuer, an audience or a claim is empty"),
+            () if self.audiences.is_empty() => Err("it needs `audiences`: its tokens for others are not for us"),
+            () if self.algorithms.is_empty() || !self.algorithms.iter().all(known) => {
+                Err("`algorithms` must be of RS256, ES256 and EdDSA")
+            }
+            () if self.tenant.is_some() == self.tenant_claim.is_some() => Err("it needs `tenant` or `tenant_claim`"),
+            () if !self.tenants.is_empty() && self.tenant_claim.is_none() => Err("`tenants` needs `tenant_claim`"),
+            () if self.roles.is_empty() != self.role_claim.is_none() => Err("`roles` and `role_claim` go together"),
+            () if self.roles.is_empty() && self.default_role.is_none() => {
+                Err("it needs `role_claim` with `roles`, or a `default_role`")
+            }
+            () => Ok(()),
+        }
+    }
+}
+
 /// Lease numbers that nodes are told in the welcome.
 #[derive(Clone, Debug)]
 pub struct NodeTimings {
@@ -195,13 +315,17 @@ impl Default for NodeTimings {
 }
 
 impl ControlConfig {
-    /// Defaults around the two things that have none. The audit log's files
-    /// are beside the pepper.
+    /// Defaults around the two things that have none. The files of the
+    /// audit log and of tokens are beside the pepper.
     pub fn new(server_id: impl Into<String>, pepper_path: impl Into<PathBuf>) -> Self {
         let pepper_path = pepper_path.into();
+        let dir = pepper_path.parent().unwrap_or(std::path::Path::new("."));
         Self {
             server_id: server_id.into(),
-            audit: AuditConfig::in_dir(pepper_path.parent().unwrap_or(std::path::Path::new("."))),
+            audit: AuditConfig::in_dir(dir),
+            jwt: JwtConfig::in_dir(dir),
+            local_users: false,
+            oidc: Vec::new(),
             tcp: Vec::new(),
             tls: None,
             enable_auth: true,
@@ -242,6 +366,15 @@ impl ControlConfig {
                 }
             }
         }
+        for (n, oidc) in self.oidc.iter().enumerate() {
+            let wrong = |why| Err(ConfigError::Oidc { issuer: oidc.issuer.clone(), why });
+            if let Err(why) = oidc.check() {
+                return wrong(why);
+            }
+            if oidc.issuer == self.jwt.issuer || self.oidc[..n].iter().any(|other| other.issuer == oidc.issuer) {
+                return wrong("it is named twice, or is this server itself");
+            }
+        }
         if self.node.heartbeat * 2 > self.node.lease {
             return Err(ConfigError::Lease);
         }
@@ -256,6 +389,8 @@ pub enum ConfigError {
     OpenWithoutAuth(SocketAddr),
     #[error("allowed origin {0:?} must be scheme://host[:port]; `*` is refused because requests carry credentials")]
     Origin(String),
+    #[error("the outside issuer {issuer:?}: {why}")]
+    Oidc { issuer: String, why: &'static str },
     #[error("the node lease must be at least twice the heartbeat interval")]
     Lease,
 }
@@ -281,6 +416,35 @@ mod tests {
     fn an_open_address_without_tls_warns() {
         assert_eq!(config("0.0.0.0:8080").check().map(|w| w.len()), Ok(1));
         assert_eq!(config("127.0.0.1:8080").check().map(|w| w.len()), Ok(0));
+    }
+
+    #[test]
+    fn an_issuer_is_whole_or_refused() {
+        let good = OidcIssuer {
+            tenant: Some(TenantId::default_tenant()),
+            default_role: Some(Role::Viewer),
+            ..OidcIssuer::new("https://a.example", "aether")
+        };
+        assert_eq!(good.check(), Ok(()));
+        let changes: [fn(&mut OidcIssuer); 9] = [
+            |o| o.audiences.clear(),
+            |o| o.audiences.push(String::new()),
+            |o| o.algorithms.push("HS256".into()),
+            |o| o.algorithms.push("none".into()),
+            |o| o.algorithms.clear(),
+            |o| o.tenant = None,
+            |o| o.tenant_claim = Some("org".into()),
+            |o| o.default_role = None,
+            |o| o.role_claim = Some("groups".into()),
+        ];
+        for (n, change) in changes.into_iter().enumerate() {
+            let mut bad = good.clone();
+            change(&mut bad);
+            assert!(bad.check().is_err(), "change {n}");
+        }
+        let with = |oidc| ControlConfig { oidc, ..config("127.0.0.1:1") }.check().is_ok();
+        assert!(with(vec![good.clone()]) && !with(vec![good.clone(), good.clone()]));
+        assert!(!with(vec![OidcIssuer { issuer: "aether".into(), ..good }]), "our own");
     }
 
     #[test]

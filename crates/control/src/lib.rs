@@ -21,6 +21,7 @@ mod config;
 mod dialer;
 mod exec;
 mod inflight;
+mod private_file;
 mod problem;
 mod rates;
 mod reload;
@@ -35,8 +36,8 @@ pub use aether_placement::Strategy;
 pub use api::openapi;
 pub use audit::AuditKeyError;
 pub use config::{
-    AuditConfig, ConfigError, ControlConfig, CorsConfig, Deadlines, Limits, NodeTimings, RateShares, RedisConfig,
-    TlsConfig,
+    AuditConfig, ConfigError, ControlConfig, CorsConfig, Deadlines, JwtConfig, Limits, NodeTimings, OidcIssuer,
+    RateShares, RedisConfig, TlsConfig,
 };
 pub use dialer::{DataDialer, DialError};
 pub use problem::ApiError;
@@ -58,6 +59,8 @@ pub struct Control {
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
     pepper: auth::Pepper,
+    tokens: auth::LiveTokens,
+    outside: Arc<auth::Outside>,
     audit: audit::Seal,
     tls: server::LiveTls,
     places: server::Places,
@@ -74,6 +77,10 @@ pub enum ControlError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Pepper(#[from] auth::PepperError),
+    #[error(transparent)]
+    JwtKey(#[from] auth::JwtKeyError),
+    #[error("an outside issuer: {0}")]
+    Oidc(#[from] auth::FetchError),
     #[error(transparent)]
     AuditKey(#[from] AuditKeyError),
     #[error(transparent)]
@@ -97,6 +104,8 @@ impl Control {
             tracing::warn!("{warning}");
         }
         let pepper = auth::Pepper::load_or_create(&cfg.pepper_path, rng.as_ref())?;
+        let tokens = auth::Tokens::new(&cfg.jwt, auth::Keys::load(&cfg.jwt, rng.as_ref())?);
+        let outside = Arc::new(auth::Outside::new(&cfg.oidc, clock.clone())?);
         let audit = audit::Seal::open(&cfg.audit, rng.as_ref())?;
         let tls = cfg.tls.as_ref().map(|tls| server::tls_acceptor(tls, clock.now())).transpose()?;
         store.ping().await?;
@@ -106,8 +115,8 @@ impl Control {
         let places = server::Places::new(cfg.limits.max_connections);
         let opened = CancellationToken::new();
         opened.cancel();
-        let (cfg, tls) = (Live::new(cfg), Live::new(tls));
-        Ok(Self { cfg, store, clock, rng, pepper, audit, tls, places, sessions, channels, opened })
+        let (cfg, tls, tokens) = (Live::new(cfg), Live::new(tls), Live::new(tokens));
+        Ok(Self { cfg, store, clock, rng, pepper, tokens, outside, audit, tls, places, sessions, channels, opened })
     }
 
     /// Serves what the store knows while this process still opens its node;
@@ -121,7 +130,8 @@ impl Control {
 
     /// For changing settings while it runs.
     pub fn reloader(&self) -> Reloader {
-        Reloader::new(self.cfg.clone(), self.tls.clone(), self.places.clone(), self.clock.clone())
+        let live = (self.cfg.clone(), self.tls.clone(), self.tokens.clone());
+        Reloader::new(live, self.places.clone(), self.rng.clone(), self.clock.clone())
     }
 
     /// What nodes dial: serve it on the in-memory pipe or on an mTLS

@@ -62,8 +62,8 @@ impl ApiError {
     pub fn unauthorized() -> Self {
         Self::new(
             Code::Unauthorized,
-            "The request has no valid API key.",
-            "Send `Authorization: Bearer <key>` with a key that is neither expired nor revoked.",
+            "The request has no valid API key or token.",
+            "Send `Authorization: Bearer <key>` with a key or token that is neither expired nor revoked.",
         )
     }
 

@@ -5,9 +5,10 @@
 //! Not here: where settings come from, and which keys they are (the CLI's).
 
 use crate::ControlError;
+use crate::auth::{Keys, LiveTokens, Tokens};
 use crate::config::ControlConfig;
 use crate::server::{LiveTls, Places, tls_acceptor};
-use aether_core::{Clock, Live};
+use aether_core::{Clock, Live, Rng};
 use std::sync::Arc;
 use tokio_rustls::TlsAcceptor;
 
@@ -16,7 +17,9 @@ use tokio_rustls::TlsAcceptor;
 pub struct Reloader {
     cfg: Live<ControlConfig>,
     tls: LiveTls,
+    tokens: LiveTokens,
     places: Places,
+    rng: Arc<dyn Rng>,
     clock: Arc<dyn Clock>,
 }
 
@@ -25,6 +28,7 @@ pub struct Reload {
     of: Reloader,
     cfg: ControlConfig,
     tls: Option<TlsAcceptor>,
+    tokens: Tokens,
 }
 
 impl Reloader {
@@ -33,11 +37,16 @@ impl Reloader {
         self.cfg.get().deadlines.drain
     }
 
-    pub(crate) fn new(cfg: Live<ControlConfig>, tls: LiveTls, places: Places, clock: Arc<dyn Clock>) -> Self {
-        Self { cfg, tls, places, clock }
+    pub(crate) fn new(
+        (cfg, tls, tokens): (Live<ControlConfig>, LiveTls, LiveTokens),
+        places: Places,
+        rng: Arc<dyn Rng>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { cfg, tls, tokens, places, rng, clock }
     }
 
-    /// Checks the settings, and reads certificate and key anew. What only a
+    /// Checks the settings, and reads certificates and keys anew. What only a
     /// start can change stays as it is: addresses, authentication, whether
     /// there is TLS or CORS at all, the nodes' lease.
     pub fn prepare(&self, new: ControlConfig) -> Result<Reload, ControlError> {
@@ -52,6 +61,8 @@ impl Reloader {
         cfg.strategy = new.strategy;
         cfg.audit.digest_interval = new.audit.digest_interval;
         cfg.audit.retention_days = new.audit.retention_days;
+        cfg.jwt = new.jwt;
+        cfg.local_users = new.local_users;
         if let (Some(cors), Some(new)) = (&mut cfg.cors, new.cors) {
             *cors = new;
         }
@@ -60,7 +71,8 @@ impl Reloader {
         }
         cfg.check()?;
         let tls = cfg.tls.as_ref().map(|tls| tls_acceptor(tls, self.clock.now())).transpose()?;
-        Ok(Reload { of: self.clone(), cfg, tls })
+        let tokens = Tokens::new(&cfg.jwt, Keys::load(&cfg.jwt, self.rng.as_ref())?);
+        Ok(Reload { of: self.clone(), cfg, tls, tokens })
     }
 }
 
@@ -70,6 +82,7 @@ impl Reload {
     pub fn apply(self) {
         self.of.places.resize(self.cfg.limits.max_connections);
         self.of.tls.set(self.tls);
+        self.of.tokens.set(self.tokens);
         self.of.cfg.set(self.cfg);
     }
 }

@@ -2,6 +2,7 @@
 //! Requests refuse unknown fields; answers may grow.
 
 mod audit;
+mod auth;
 mod bulk;
 mod event;
 #[cfg(test)]
@@ -12,6 +13,9 @@ mod tenant;
 mod update;
 
 pub use audit::AuditRecord;
+pub use auth::{
+    Jwk, Jwks, LoginInfo, LoginRequest, RefreshRequest, TokenInfo, TokenRequest, UserInfo, UserPatch, UserRequest,
+};
 pub use bulk::{BULK_MOST, BulkCreate, BulkCreateResult, BulkCreated, BulkDelete, BulkDeleteResult, BulkDeleted};
 pub use event::{EventInfo, EventPage};
 pub use key::{

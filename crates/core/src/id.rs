@@ -109,6 +109,12 @@ id!(/// An API key.
     KeyId, "key", "key");
 id!(/// A principal of a tenant that is no person.
     ServiceAccountId, "sva", "service account");
+id!(/// A person who logs in.
+    UserId, "usr", "user");
+id!(/// A login that can be refreshed.
+    SessionId, "ses", "session");
+id!(/// A token (its `jti`).
+    TokenId, "tok", "token");
 id!(/// One exec in an agent.
     ExecId, "exe", "exec");
 id!(/// A request, for logs and problem documents.

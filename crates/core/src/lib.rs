@@ -5,6 +5,7 @@
 //! source stand behind the feature `system`, for binaries and tests; hashing
 //! and signing of the audit chain behind `audit`.
 
+pub mod address;
 pub mod api;
 #[cfg(feature = "audit")]
 pub mod audit;
@@ -24,7 +25,9 @@ pub mod tenant;
 pub mod time;
 
 pub use error::{Code, FieldError, Problem};
-pub use id::{AgentId, EventId, ExecId, KeyId, NodeId, RequestId, ServiceAccountId, TenantId};
+pub use id::{
+    AgentId, EventId, ExecId, IdError, KeyId, NodeId, RequestId, ServiceAccountId, SessionId, TenantId, TokenId, UserId,
+};
 pub use live::Live;
 pub use name::AgentName;
 pub use principal::{Permission, PermissionSet, Principal, Role, RoleName, TenantScope};

@@ -207,6 +207,21 @@ impl PermissionSet {
         self.0 == 0
     }
 
+    /// For display alone: the built-in role that holds just these, else the
+    /// first that they make one think of (surface.md section 4).
+    pub fn shown_as(self) -> Role {
+        let holds = |some: &[Permission]| some.iter().any(|p| self.contains(*p));
+        match Role::ALL.iter().find(|role| role.permissions() == self) {
+            Some(role) => *role,
+            None if holds(&[Permission::PlatformAdmin]) => Role::PlatformAdmin,
+            None if holds(&[Permission::KeyManage]) => Role::Admin,
+            None if holds(&[Permission::AgentCreate, Permission::AgentUpdate, Permission::AgentDelete]) => {
+                Role::Developer
+            }
+            None => Role::Viewer,
+        }
+    }
+
     pub fn iter(self) -> impl Iterator<Item = Permission> {
         Permission::ALL.iter().copied().filter(move |p| self.contains(*p))
     }
@@ -296,8 +311,13 @@ impl FromStr for Role {
 pub enum Credential {
     /// Peer credentials of the local socket.
     LocalUser { uid: u32 },
-    /// An API key, by its id, and whose it is where that is no person.
+    /// An API key, by its id, or a token that was given for one; and whose it is
+    /// where that is no person.
     ApiKey { id: KeyId, service_account: Option<ServiceAccountId> },
+    /// A user, by a token.
+    User { id: String },
+    /// Somebody whom an outside issuer vouches for: `oidc:name@issuer`.
+    Outside { name: String },
     /// `enable_auth: false` on loopback.
     Anonymous,
 }
@@ -308,6 +328,8 @@ impl fmt::Display for Credential {
             Credential::LocalUser { uid } => write!(f, "local:{uid}"),
             Credential::ApiKey { id, service_account: None } => f.write_str(id.as_str()),
             Credential::ApiKey { id, service_account: Some(account) } => write!(f, "{account}/{id}"),
+            Credential::User { id } => f.write_str(id),
+            Credential::Outside { name } => f.write_str(name),
             Credential::Anonymous => f.write_str("anonymous"),
         }
     }
@@ -351,6 +373,12 @@ impl Principal {
     #[must_use]
     pub fn acting_for(self, tenant: TenantId) -> Self {
         Self { tenant, key: None, ..self }
+    }
+
+    /// The same caller with no more than `scopes`.
+    #[must_use]
+    pub fn narrowed(self, scopes: &BTreeSet<Permission>) -> Self {
+        Self { permissions: self.permissions.scoped(Some(scopes)), ..self }
     }
 
     pub fn may(&self, permission: Permission) -> bool {

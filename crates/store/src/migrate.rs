@@ -41,6 +41,7 @@ pub(crate) const MIGRATIONS: &[Migration] = migrations![
     9 "0009_quotas",
     10 "0010_audit_chain",
     11 "0011_keys",
+    12 "0012_users_and_sessions",
 ];
 
 /// The newest step that this program knows.

@@ -1,8 +1,10 @@
 //! The rows and requests of the store, as its callers see them.
 
+mod auth;
 mod key;
 mod tenant;
 
+pub use auth::{NewSession, NewUser, Refreshed, SessionRow, Subject, UserChange, UserRow};
 pub use key::*;
 pub use tenant::{NewTenant, QuotaRow, TenantChange, TenantErasure, TenantRow};
 

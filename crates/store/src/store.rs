@@ -2,12 +2,14 @@
 //! its operation; what it does and guarantees is in `ops`. Those that take an
 //! idempotency key are in `keyed`, those whose rows are kept in memory in
 //! `kept`, the control plane's own in `scheduling`, tenants in `tenancy`, keys,
-//! service accounts and roles in `identity`, the audit log's in `audit_log`.
+//! service accounts and roles in `identity`, users and logins in `logins`, the
+//! audit log's in `audit_log`.
 
 mod audit_log;
 mod identity;
 mod kept;
 mod keyed;
+mod logins;
 mod scheduling;
 mod tenancy;
 

@@ -13,9 +13,12 @@ pub(crate) struct LoginArgs {
     /// The name to keep it under; it becomes the current one
     #[arg(long = "as", default_value = "default", value_name = "NAME")]
     pub(crate) name: String,
-    /// Read the key from standard input
-    #[arg(long)]
+    /// Read the key, or the password, from standard input
+    #[arg(long, visible_alias = "password-stdin")]
     pub(crate) token_stdin: bool,
+    /// Log in as a user with a password instead, in `--tenant` (`default` when absent); the login is kept and renewed
+    #[arg(long, value_name = "NAME", conflicts_with = "no_token")]
+    pub(crate) user: Option<String>,
     /// Without a key: for a local socket that knows its callers
     #[arg(long, conflicts_with = "token_stdin")]
     pub(crate) no_token: bool,

@@ -14,6 +14,7 @@ mod run;
 mod system;
 mod tenant;
 mod update;
+mod user;
 mod watch;
 
 pub(crate) use access::{
@@ -36,6 +37,7 @@ pub(crate) use tenant::{
     Limit, QuotaCommand, QuotaSetArgs, TenantCommand, TenantCreateArgs, TenantDeleteArgs, TenantUpdateArgs,
 };
 pub(crate) use update::{RenameArgs, UpdateArgs};
+pub(crate) use user::{TokenArgs, UserCommand, UserCreateArgs};
 pub(crate) use watch::{InspectArgs, StatsArgs, TopArgs};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -161,7 +163,7 @@ pub(crate) enum Command {
     /// Look after disk space
     #[command(subcommand)]
     System(SystemCommand),
-    /// Keep a server and an API key for it
+    /// Keep a server, and an API key or a login for it
     Login(LoginArgs),
     /// Forget a server and its key
     Logout(LogoutArgs),
@@ -177,6 +179,11 @@ pub(crate) enum Command {
     /// Manage roles: named sets of permissions
     #[command(subcommand)]
     Role(RoleCommand),
+    /// Exchange the API key in use for a token that ends by itself
+    Token(TokenArgs),
+    /// Manage users, who log in with a password
+    #[command(subcommand)]
+    User(UserCommand),
     /// Manage tenants
     #[command(subcommand)]
     Tenant(TenantCommand),

@@ -46,6 +46,11 @@ impl Client {
         Self { endpoint: Arc::new(endpoint), token: token.map(Arc::new), tenant: None }
     }
 
+    /// What it asks with.
+    pub(crate) fn token(&self) -> Option<&Secret> {
+        self.token.as_deref()
+    }
+
     /// Acts for this tenant.
     pub(crate) fn acting_for(self, tenant: Option<&str>) -> Self {
         Self { tenant: tenant.map(Arc::from), ..self }
@@ -160,6 +165,11 @@ impl Client {
 
     pub(crate) async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, CliError> {
         self.with_body(Method::PUT, path, body, &[]).await.map(|(_, answer)| answer)
+    }
+
+    /// POSTs nothing, for no answer.
+    pub(crate) async fn post_empty(&self, path: &str) -> Result<(), CliError> {
+        self.send_whole(Method::POST, path, &[], &[]).await.map(drop)
     }
 
     async fn with_body<T: DeserializeOwned>(

@@ -9,7 +9,7 @@ use crate::exec::{read_password, stdin_is_terminal};
 use crate::output::{Printer, fields, line};
 use crate::profiles::{Profile, Profiles, checked_name, default_path};
 use aether_core::Secret;
-use aether_core::api::{AgentInfo, Page};
+use aether_core::api::{AgentInfo, LoginInfo, LoginRequest, Page};
 use serde::Serialize;
 use std::io::Read;
 use std::path::PathBuf;
@@ -31,12 +31,25 @@ struct Shown {
     current: bool,
 }
 
-pub(crate) async fn login(printer: Printer, args: LoginArgs) -> Result<u8, CliError> {
+/// `tenant`: of the user who logs in.
+pub(crate) async fn login(printer: Printer, args: LoginArgs, tenant: Option<String>) -> Result<u8, CliError> {
     let (path, name) = (path()?, checked_name(&args.name)?.to_owned());
     let endpoint = Endpoint::parse(&args.url)?;
-    let mut profiles = Profiles::read(&path)?;
+    let profiles = Profiles::read(&path)?;
     if endpoint.exposes_tokens() && !args.no_token {
         printer.talk(&format!("warning: the API key travels unencrypted to {endpoint}; use https"));
+    }
+    if let Some(user) = args.user {
+        let password = super::user::password(args.token_stdin, false)?;
+        let body = LoginRequest {
+            user: Some(user),
+            password: Some(password.expose().to_owned()),
+            tenant,
+            ..LoginRequest::default()
+        };
+        let (_, login): (_, LoginInfo) = Client::new(endpoint, None).post("/v1/auth/login", &body, &[]).await?;
+        let profile = Profile::of_login(args.url.clone(), login, super::show::now());
+        return kept(printer, profiles, (name, args.url), profile);
     }
     let token = if args.no_token { None } else { Some(key(args.token_stdin)?) };
     // Asked once, so that what is kept works.
@@ -48,8 +61,19 @@ pub(crate) async fn login(printer: Printer, args: LoginArgs) -> Result<u8, CliEr
         Err(e) if e.is_forbidden() => {}
         Err(e) => return Err(e),
     }
-    let shown = Shown { name: name.clone(), server: args.url.clone(), has_key: token.is_some(), current: true };
-    profiles.profiles.insert(name.clone(), Profile::new(args.url, token));
+    let profile = Profile::new(args.url.clone(), token);
+    kept(printer, profiles, (name, args.url), profile)
+}
+
+fn kept(
+    printer: Printer,
+    mut profiles: Profiles,
+    (name, server): (String, String),
+    profile: Profile,
+) -> Result<u8, CliError> {
+    let path = path()?;
+    let shown = Shown { name: name.clone(), server, has_key: profile.token().is_some(), current: true };
+    profiles.profiles.insert(name.clone(), profile);
     profiles.current = Some(name);
     profiles.write(&path)?;
     printer.one(&shown, &shown.name, |s| {
@@ -76,19 +100,26 @@ fn key(from_stdin: bool) -> Result<Secret, CliError> {
     Ok(Secret::new(text))
 }
 
-pub(crate) fn logout(printer: Printer, args: LogoutArgs) -> Result<u8, CliError> {
+pub(crate) async fn logout(printer: Printer, args: LogoutArgs) -> Result<u8, CliError> {
     let path = path()?;
     let mut profiles = Profiles::read(&path)?;
     let Some(name) = args.name.or_else(|| profiles.current.clone()) else {
         return Err(CliError::failed("there is no current profile"));
     };
     profiles.pick(Some(&name))?;
-    profiles.profiles.remove(&name);
+    let login = profiles.profiles.remove(&name).filter(|profile| profile.refresh_token().is_some());
     if profiles.current.as_ref() == Some(&name) {
         profiles.current = None;
     }
     profiles.write(&path)?;
-    printer.talk("The key is forgotten here, not revoked: `aether key revoke` does that.");
+    match login {
+        None => printer.talk("The key is forgotten here, not revoked: `aether key revoke` does that."),
+        Some(login) => {
+            if let Err(e) = super::renew::end(login).await {
+                printer.talk(&format!("warning: the login is forgotten here, but was not ended on the server: {e}"));
+            }
+        }
+    }
     line(&name)?;
     Ok(0)
 }

@@ -18,17 +18,20 @@ mod login;
 mod logs;
 mod node;
 mod port_forward;
+mod renew;
 mod run;
 mod show;
 mod stats;
 mod tenant;
 mod top;
 mod update;
+mod user;
 mod version;
 mod wait;
 
 pub(crate) use audit_verify::audit_verify;
 pub(crate) use login::{login, logout, profile};
+pub(crate) use renew::renew;
 pub(crate) use version::version;
 
 use crate::args::{
@@ -122,15 +125,9 @@ pub(crate) async fn dispatch(context: &Context, command: Command) -> Result<u8, 
         },
         Command::ServiceAccount(command) => access::service_account(context, command).await,
         Command::Role(command) => access::role(context, command).await,
-        Command::Tenant(command) => match command {
-            TenantCommand::Create(args) => tenant::create(context, args).await,
-            TenantCommand::List => tenant::list(context).await,
-            TenantCommand::Get { tenant } => tenant::get(context, tenant).await,
-            TenantCommand::Update(args) => tenant::update(context, args).await,
-            TenantCommand::Suspend { tenants } => tenant::set_active(context, &tenants, "suspend").await,
-            TenantCommand::Resume { tenants } => tenant::set_active(context, &tenants, "resume").await,
-            TenantCommand::Delete(args) => tenant::delete(context, args).await,
-        },
+        Command::User(command) => user::user(context, command).await,
+        Command::Token(args) => user::token(context, args).await,
+        Command::Tenant(command) => tenant_command(context, command).await,
         Command::Quota(command) => match command {
             QuotaCommand::Get { tenant, label } => tenant::quota_get(context, tenant, label.as_deref()).await,
             QuotaCommand::List => tenant::quota_list(context).await,
@@ -169,5 +166,17 @@ async fn agent_command(context: &Context, command: AgentCommand) -> Result<u8, C
         AgentCommand::Wait(args) => wait::wait(context, args).await,
         AgentCommand::Execs { agent } => exec::list(context, &agent).await,
         AgentCommand::Destroy(args) => lifecycle::destroy(context, args).await,
+    }
+}
+
+async fn tenant_command(context: &Context, command: TenantCommand) -> Result<u8, CliError> {
+    match command {
+        TenantCommand::Create(args) => tenant::create(context, args).await,
+        TenantCommand::List => tenant::list(context).await,
+        TenantCommand::Get { tenant } => tenant::get(context, tenant).await,
+        TenantCommand::Update(args) => tenant::update(context, args).await,
+        TenantCommand::Suspend { tenants } => tenant::set_active(context, &tenants, "suspend").await,
+        TenantCommand::Resume { tenants } => tenant::set_active(context, &tenants, "resume").await,
+        TenantCommand::Delete(args) => tenant::delete(context, args).await,
     }
 }

@@ -19,6 +19,7 @@ pub(super) fn check(config: &Config, values: &Values) -> Result<Vec<String>, Cli
     scheduler(&mut said, config);
     node(&mut said, config);
     registries(&mut said, config);
+    security(&mut said, config);
     let Said { errors, warnings, .. } = said;
     if errors.is_empty() { Ok(warnings) } else { Err(CliError::failed(errors.join("\n"))) }
 }
@@ -121,6 +122,17 @@ fn node(said: &mut Said, config: &Config) {
     let letter_first = node.prefix.starts_with(|c: char| c.is_ascii_lowercase());
     if !letter_first || node.prefix.len() > 9 || !node.prefix.chars().all(plain) {
         said.wrong("node.prefix", format!("{:?} must be a letter and at most 8 more of a-z and 0-9", node.prefix));
+    }
+}
+
+fn security(said: &mut Said, config: &Config) {
+    let security = &config.security;
+    if security.jwt_public_key_path.is_some() && security.jwt_private_key_path.is_none() {
+        let why = "a public key alone signs nothing: set security.jwt_private_key_path too";
+        said.wrong("security.jwt_public_key_path", why);
+    }
+    if security.jwt_issuer.is_empty() || !security.jwt_issuer.bytes().all(|b| b.is_ascii_graphic()) {
+        said.wrong("security.jwt_issuer", "must be printable ASCII without spaces");
     }
 }
 

@@ -1,9 +1,10 @@
 //! Every key, with its type, default and meaning.
 
 use super::load::Values;
+use super::oidc::Issuers;
 use super::setting::{
-    AccelKind, Cidr, Cidr4, Cidr6, DnsServer, EngineKind, Factor, HostPort, Listen, LogFormat, LogLevel, Setting,
-    SslMode, StrategyKind,
+    AccelKind, Cidr, Cidr4, Cidr6, DnsServer, EngineKind, Factor, HostPort, JwtSecret, JwtSecrets, Listen, LogFormat,
+    LogLevel, Setting, SslMode, StrategyKind,
 };
 use crate::error::CliError;
 use aether_core::Secret;
@@ -213,6 +214,32 @@ settings! {
         retention: u32 = "0" in "0" to "36500", Live;
     }
 
+    /// Tokens and logins: see [authentication.md](authentication.md).
+    security: SecuritySettings {
+        /// Signs tokens (HS256). Where neither this nor a private key is given, a server with a database of its own
+        /// makes a key (EdDSA, `jwt-signing.key` in `server.state_dir`), and one on PostgreSQL does not start.
+        jwt_secret_key: Option<JwtSecret> = "", Live;
+        /// Signs tokens by a private key in PEM (PKCS#8, mode 0600): RS256, ES256 or EdDSA, by what it is. A secret
+        /// beside it only verifies.
+        jwt_private_key_path: Option<PathBuf> = "", Live;
+        /// Its public half, where it is to be checked that the two fit.
+        jwt_public_key_path: Option<PathBuf> = "", Live;
+        /// Secrets that signed before: their tokens hold until they end.
+        jwt_previous_secrets: JwtSecrets = "", Live;
+        /// The same of public keys (PEM), also those that another server signs with already.
+        jwt_previous_key_paths: Vec<PathBuf> = "", Live;
+        /// How long a token holds.
+        jwt_token_duration: Duration = "1h" in "1s" to "24h", Live;
+        /// How long a login can be refreshed.
+        jwt_session_duration: Duration = "720h" in "1s" to "8760h", Live;
+        /// The claim `iss` of tokens.
+        jwt_issuer: String = "aether", Live;
+        /// Users log in with a password.
+        local_users: bool = "false", Live;
+        /// Whose tokens are taken beside our own (OpenID Connect): entries as in the page above.
+        oidc: Issuers = "", Restart;
+    }
+
     /// Logs and metrics.
     observability: ObservabilitySettings {
         /// error, warn, info, debug or trace.
@@ -360,10 +387,6 @@ pub(crate) const NOT_USED: &[&str] = &[
     "observability.tracing_sample_rate",
     "observability.jaeger_endpoint",
     "observability.otlp_endpoint",
-    "security.jwt_secret_key",
-    "security.jwt_token_duration",
-    "security.jwt_private_key_path",
-    "security.jwt_public_key_path",
     "security.vault_enabled",
     "security.vault_address",
     "security.vault_token",

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// A configuration is a page or two.
 const MAX_FILE: u64 = 1024 * 1024;
+const STRUCTURED: &str = "security.oidc";
 const SYSTEM_FILE: &str = "/etc/aether/config.yaml";
 
 /// Where a value comes from.
@@ -330,6 +331,10 @@ fn scalar_text(name: &str, value: &Value) -> Result<Option<String>, String> {
         Value::String(text) => text.clone(),
         Value::Bool(b) => b.to_string(),
         Value::Number(n) => n.to_string(),
+        // The one key with entries of its own: as the text of a flag.
+        Value::Sequence(items) if name == STRUCTURED && items.iter().any(Value::is_mapping) => {
+            serde_json::to_string(value).map_err(|_| format!("{name}: the names of its entries must be text"))?
+        }
         Value::Sequence(items) => {
             let mut texts = Vec::new();
             for item in items {

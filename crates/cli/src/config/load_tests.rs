@@ -59,6 +59,18 @@ fn every_value_reaches_the_typed_configuration() {
 }
 
 #[test]
+fn issuers_may_be_written_as_a_list() {
+    let file = "security:\n  oidc:\n    - issuer: https://a.example\n      audiences: [aether]\n      tenant: acme\n      \
+                roles: { a: admin }\n      role_claim: groups\n    - {issuer: b, audiences: [c], tenant: d, default_role: viewer}\n";
+    let issuers = from(Some(file), &[], &[]).expect("valid").config.security.oidc.0;
+    assert_eq!(issuers.iter().map(|i| i.issuer.as_str()).collect::<Vec<_>>(), ["https://a.example", "b"]);
+    assert_eq!(issuers[0].roles.len(), 1);
+    assert!(error(Some("security:\n  oidc:\n    - {issuer: a}\n"), &[], &[]).contains("audiences"));
+    let other = error(Some("server:\n  allowed_origins:\n    - {a: b}\n"), &[], &[]);
+    assert!(other.contains("server.allowed_origins"), "{other}");
+}
+
+#[test]
 fn later_sources_win() {
     let file = "server:\n  address: 127.0.0.1:1\n";
     let address = |loaded: Loaded| loaded.values.text_of("server.address").map(|(v, _)| v.clone());

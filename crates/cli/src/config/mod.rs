@@ -11,6 +11,7 @@
 mod check;
 mod keys;
 mod load;
+mod oidc;
 #[cfg(feature = "server")]
 mod reload;
 #[cfg(test)]

@@ -24,7 +24,7 @@ fn every_key_is_taken_or_waits_as_its_table_says() {
         match key.reload {
             Reload::Live => {
                 assert!(waiting.is_empty() && taken.len() == 1, "{}: {taken:?} {waiting:?}", key.name);
-                assert!(taken[0].starts_with(key.name) && taken[0].contains(&value), "{taken:?}");
+                assert!(taken[0].starts_with(key.name) && taken[0].contains(&value) != key.secret, "{taken:?}");
             }
             Reload::Restart => assert_eq!((taken.len(), waiting), (0, vec![key.name])),
         }

@@ -48,6 +48,9 @@ pub(crate) fn sample(key: &Key) -> String {
         "node.network_spare" => "7",
         "node.uid_base" => "123456",
         "database.ssl_mode" => "require",
+        "security.jwt_secret_key" | "security.jwt_previous_secrets" => "hunter2-hunter2-hunter2-hunter2-hunter2",
+        "security.oidc" => "[{issuer: 'https://a.example', audiences: [x], tenant: acme, default_role: viewer}]",
+        "security.jwt_previous_key_paths" => "/some/where.pub",
         _ => match key.kind {
             "true or false" => "true",
             "whole number" => "77",
@@ -69,6 +72,7 @@ pub(crate) fn partner(key: &Key) -> Option<(&'static str, &'static str)> {
         "server.tls_cert" => Some(("server.tls_key", "/a/key")),
         "server.tls_key" => Some(("server.tls_cert", "/a/cert")),
         "server.tls_names" => Some(("server.tls_own_ca", "true")),
+        "security.jwt_public_key_path" => Some(("security.jwt_private_key_path", "/a/key")),
         "server.enable_cors" => Some(("server.allowed_origins", "https://a.example")),
         _ => None,
     }

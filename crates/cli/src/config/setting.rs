@@ -118,6 +118,38 @@ impl Setting for Secret {
     }
 }
 
+/// As HS256's own strength wants it.
+const SECRET_LEAST: usize = 32;
+
+/// Signs tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct JwtSecret(pub(crate) Secret);
+
+impl Setting for JwtSecret {
+    const KIND: &'static str = "secret text of 32 characters or more, without commas";
+    const SECRET: bool = true;
+    fn parse(text: &str) -> Result<Self, String> {
+        let plain = !text.contains(['\0', '\n', ',']);
+        if plain && text.chars().count() >= SECRET_LEAST {
+            return Ok(Self(Secret::new(text)));
+        }
+        Err("must be one line of 32 characters or more, without commas".to_owned())
+    }
+}
+
+/// Separated by commas; in a file also a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct JwtSecrets(pub(crate) Vec<Secret>);
+
+impl Setting for JwtSecrets {
+    const KIND: &'static str = "secret texts of 32 characters or more, separated by commas";
+    const SECRET: bool = true;
+    fn parse(text: &str) -> Result<Self, String> {
+        let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+        items.map(|item| JwtSecret::parse(item).map(|secret| secret.0)).collect::<Result<_, _>>().map(Self)
+    }
+}
+
 impl Setting for IpAddr {
     const KIND: &'static str = "IP address";
     fn parse(text: &str) -> Result<Self, String> {
@@ -316,6 +348,18 @@ mod tests {
         assert!(Cidr4::parse("2001:db8::/64").is_err() && Cidr6::parse("10.0.0.0/8").is_err());
         assert_eq!(DnsServer::parse("9.9.9.9").map(|d| d.0.port()), Ok(53));
         assert!(DnsServer::parse("dns.example").is_err());
+    }
+
+    #[test]
+    fn secrets_are_long_and_shown_by_no_error() {
+        let long = "s3cr3t".repeat(6);
+        assert_eq!(JwtSecret::parse(&long).map(|s| s.0), Ok(Secret::new(long.clone())));
+        assert_eq!(JwtSecrets::parse(&format!("{long}, {long}x")).map(|s| s.0.len()), Ok(2));
+        assert_eq!(JwtSecrets::parse("").map(|s| s.0.len()), Ok(0));
+        for bad in ["s3cr3t", &format!("{long},{long}"), &format!("{long}\n")] {
+            assert!(JwtSecret::parse(bad).is_err_and(|e| !e.contains("s3cr3t")), "{bad:?}");
+        }
+        assert!(JwtSecrets::parse(&format!("{long},s3cr3t")).is_err_and(|e| !e.contains("s3cr3t")));
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use super::folders;
 use crate::config::{AccelKind, Config, HostPort, Listen, StrategyKind};
 use crate::error::CliError;
+use crate::values::duration;
 use aether_control::{
-    AuditConfig, ControlConfig, CorsConfig, Deadlines, Limits, NodeTimings, RateShares, RedisConfig, Strategy,
-    TlsConfig,
+    AuditConfig, ControlConfig, CorsConfig, Deadlines, JwtConfig, Limits, NodeTimings, OidcIssuer, RateShares,
+    RedisConfig, Strategy, TlsConfig,
 };
 use aether_core::Secret;
 use aether_node::NodeConfig;
@@ -204,9 +205,54 @@ pub(super) fn control(config: &Config) -> Result<ControlConfig, CliError> {
     }
     options.audit.digest_interval = config.audit.digest_interval;
     options.audit.retention_days = config.audit.retention;
+    options.jwt = jwt(config);
+    options.oidc = oidc(config)?;
+    options.local_users = config.security.local_users;
     options.commit = crate::version::COMMIT.to_owned();
     options.store_dir = is_embedded(config).then(|| server.state_dir.clone());
     Ok(options)
+}
+
+fn jwt(config: &Config) -> JwtConfig {
+    let security = &config.security;
+    let mut options = JwtConfig::in_dir(&config.server.state_dir);
+    options.issuer.clone_from(&security.jwt_issuer);
+    options.secret = security.jwt_secret_key.as_ref().map(|secret| secret.0.clone());
+    options.private_key_path.clone_from(&security.jwt_private_key_path);
+    options.public_key_path.clone_from(&security.jwt_public_key_path);
+    options.previous_secrets.clone_from(&security.jwt_previous_secrets.0);
+    options.previous_key_paths.clone_from(&security.jwt_previous_key_paths);
+    options.token_duration = security.jwt_token_duration;
+    options.session_duration = security.jwt_session_duration;
+    if !is_embedded(config) {
+        // Other servers on the same database would not take its tokens.
+        options.made_key_path = None;
+    }
+    options
+}
+
+fn oidc(config: &Config) -> Result<Vec<OidcIssuer>, CliError> {
+    let mut issuers = Vec::new();
+    for given in config.security.oidc.0.clone() {
+        let mut issuer = OidcIssuer::new(given.issuer, String::new());
+        issuer.audiences = given.audiences;
+        issuer.algorithms = given.algorithms.unwrap_or(issuer.algorithms);
+        issuer.user_claim = given.user_claim.unwrap_or(issuer.user_claim);
+        issuer.role_claim = given.role_claim;
+        issuer.roles = given.roles;
+        issuer.default_role = given.default_role;
+        issuer.tenant = given.tenant.map(|tenant| tenant.0);
+        issuer.tenant_claim = given.tenant_claim;
+        issuer.tenants = given.tenants.into_iter().map(|(value, tenant)| (value, tenant.0)).collect();
+        issuer.require_nbf = given.require_nbf;
+        issuer.allow_internal = given.allow_internal;
+        issuer.ca_path = given.ca_path;
+        if let Some(text) = given.refetch_interval {
+            issuer.refetch_interval = duration("security.oidc: refetch_interval", &text)?;
+        }
+        issuers.push(issuer);
+    }
+    Ok(issuers)
 }
 
 pub(super) fn pepper_path(config: &Config) -> PathBuf {

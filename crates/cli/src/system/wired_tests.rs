@@ -93,6 +93,8 @@ const OPTIONS: &[(&str, &[&str], &str)] = &[
             "RedisConfig",
             "NodeTimings",
             "AuditConfig",
+            "JwtConfig",
+            "OidcIssuer",
         ],
         "control/src",
     ),

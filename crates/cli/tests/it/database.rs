@@ -14,6 +14,7 @@ async fn count(url: &str, sql: &str) -> i64 {
 async fn a_server_on_postgresql_from_migration_to_restart() {
     let url = fresh_database().await;
     let mut live = Live::prepare(&[("DATABASE_URL", &url)]);
+    let secret = "s".repeat(40);
     let version = |live: &Live, args: &[&str]| {
         let run = live.with_config(&[&["-o", "json", "migrate"][..], args].concat());
         assert_eq!(run.code, Some(0), "{run:?}");
@@ -28,6 +29,10 @@ async fn a_server_on_postgresql_from_migration_to_restart() {
     assert_eq!(version(&live, &["up"]), (newest, newest));
     assert_eq!(version(&live, &["up"]), (newest, newest), "a second time changes nothing");
 
+    let lonely = live.with_config(&["server"]);
+    assert_eq!(lonely.code, Some(1), "{lonely:?}");
+    assert!(lonely.stderr.contains("security.jwt_secret_key"), "other servers need the same key: {lonely:?}");
+    live.environment.push(("JWT_SECRET".to_owned(), secret));
     live.launch();
     let agent = live.waiting_agent("first");
     assert!(agent["placement_reason"].as_str().is_some_and(|r| r.contains("memory")), "{agent}");

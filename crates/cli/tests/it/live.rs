@@ -21,7 +21,7 @@ const TOO_MUCH_MB: u32 = 131_072;
 pub(crate) struct Live {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) config: PathBuf,
-    environment: Vec<(String, String)>,
+    pub(crate) environment: Vec<(String, String)>,
     child: Option<Child>,
 }
 
@@ -300,6 +300,64 @@ fn profiles(live: &Live, key: &str) {
     assert_eq!(alone(&["logout"]).stdout, "ci\n");
     assert!(!std::fs::read_to_string(&file).expect("kept").contains(key));
     assert_eq!(alone(&["logout"]).code, Some(1));
+}
+
+/// A user logs in, and the login is renewed, by the binary alone.
+#[test]
+fn a_user_logs_in_and_out() {
+    let live = Live::start(&[("AETHER_SECURITY_LOCAL_USERS", "true"), ("AETHER_SECURITY_JWT_TOKEN_DURATION", "4s")]);
+    let with_input = |args: &[&str], input: &str| -> Run {
+        let mut child = aether(live.dir.path(), args)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("starts");
+        child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("writes");
+        child.wait_with_output().expect("ends").into()
+    };
+    let log = live.log();
+    let address = log.lines().rev().find_map(|l| l.split("listening on http://").nth(1)).expect("a TCP address");
+    let server = format!("http://{}", address.trim());
+    let socket = format!("unix://{}", live.dir.path().join("run/aether.sock").display());
+    let admin = |args: &[&str], input: &str| with_input(&[&["--server", &socket], args].concat(), input);
+    let made = admin(&["user", "create", "ann", "--role", "viewer", "--password-stdin"], "correct horse battery\n");
+    assert_eq!(made.code, Some(0), "{made:?}");
+    assert!(admin(&["user", "ls"], "").stdout.contains("ann"));
+    let wrong = with_input(&["login", &server, "--user", "ann", "--password-stdin"], "wrong horse battery\n");
+    assert!(wrong.code == Some(1) && wrong.stderr.contains("401") || wrong.stderr.contains("no valid"), "{wrong:?}");
+    let taken = with_input(&["login", &server, "--user", "ann", "--password-stdin"], "correct horse battery\n");
+    assert!(taken.code == Some(0) && !taken.stdout.contains("aether_rt_"), "{taken:?}");
+    let file = live.dir.path().join(".config/aether/profiles.yaml");
+    let kept = std::fs::read_to_string(&file).expect("kept");
+    let alone = |args: &[&str]| crate::run(live.dir.path(), args);
+    assert_eq!(alone(&["agent", "list", "-q"]).code, Some(0));
+    assert_eq!(alone(&["apikey", "list"]).code, Some(1), "a viewer");
+    assert!(alone(&["token"]).stderr.contains("a token already"));
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    assert_eq!(alone(&["agent", "list", "-q"]).code, Some(0), "its token has ended, and was renewed");
+    let renewed = std::fs::read_to_string(&file).expect("kept");
+    assert!(kept != renewed && renewed.contains("aether_rt_"));
+    assert_eq!(admin(&["user", "disable", "ann"], "").stdout, "ann\n");
+    let out = alone(&["agent", "list"]);
+    assert!(out.code == Some(1), "{out:?}");
+    admin(&["user", "enable", "ann"], "");
+    let again = with_input(&["login", &server, "--user", "ann", "--password-stdin"], "correct horse battery\n");
+    assert_eq!(again.code, Some(0), "{again:?}");
+    let out = alone(&["logout"]);
+    assert!(out.code == Some(0) && !out.stderr.contains("warning"), "{out:?}");
+    let key = std::fs::read_to_string(live.dir.path().join("state/admin.key")).expect("the first key");
+    let token = aether(live.dir.path(), &["--server", &server, "token", "--scope", "agent:read"])
+        .env("AETHER_TOKEN", key.trim())
+        .output()
+        .expect("starts");
+    let token = String::from_utf8(token.stdout).expect("text");
+    let with_token = |args: &[&str]| -> Run {
+        let mut command = aether(live.dir.path(), &[&["--server", &server], args].concat());
+        command.env("AETHER_TOKEN", token.trim()).output().expect("starts").into()
+    };
+    assert_eq!(with_token(&["agent", "list"]).code, Some(0));
+    assert_eq!(with_token(&["apikey", "list"]).code, Some(1), "narrowed");
 }
 
 /// Of the agent `waits`, which has its name back at the end.

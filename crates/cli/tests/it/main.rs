@@ -25,7 +25,7 @@ pub(crate) fn aether(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_aether"));
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
-        if name.starts_with("AETHER_") || name == "DATABASE_URL" || name == "SERVER_ADDRESS" {
+        if name.starts_with("AETHER_") || matches!(&*name, "DATABASE_URL" | "SERVER_ADDRESS" | "JWT_SECRET") {
             command.env_remove(name);
         }
     }

@@ -61,9 +61,13 @@ fn merge(into: &mut PathItem, from: PathItem, access: Access) {
     ];
     for (slot, operation) in slots {
         let Some(mut operation) = operation else { continue };
-        if let Access::Needs(permission) = access {
+        let needs = match access {
+            Access::Open | Access::Metrics => None,
+            Access::Caller => Some("Needs any key or token.".to_owned()),
+            Access::Needs(permission) => Some(format!("Needs `{}`.", permission.as_str())),
+        };
+        if let Some(needs) = needs {
             operation.security = Some(vec![SecurityRequirement::new("api_key", Vec::<String>::new())]);
-            let needs = format!("Needs `{}`.", permission.as_str());
             operation.description = Some(match operation.description.take() {
                 Some(text) => format!("{text}\n\n{needs}"),
                 None => needs,

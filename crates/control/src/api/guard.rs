@@ -62,13 +62,15 @@ impl FromRequestParts<App> for Caller {
 }
 
 pub(super) async fn guard(State((app, rule)): State<(App, Rule)>, mut request: Request, next: Next) -> Response {
-    let permission = match rule.access {
+    // None: nobody is asked for; then what the caller must hold, if anything.
+    let needed = match rule.access {
         Access::Open => None,
         Access::Metrics if !app.cfg().metrics_enabled => return crate::problem::no_route().await.into_response(),
-        Access::Metrics => app.cfg().metrics_auth.then_some(Permission::AgentRead),
-        Access::Needs(permission) => Some(permission),
+        Access::Metrics => app.cfg().metrics_auth.then_some(Some(Permission::AgentRead)),
+        Access::Caller => Some(None),
+        Access::Needs(permission) => Some(Some(permission)),
     };
-    let Some(permission) = permission else { return within(&app, rule.deadline, next.run(request)).await };
+    let Some(needed) = needed else { return within(&app, rule.deadline, next.run(request)).await };
     let peer = request.extensions().get::<Peer>().cloned();
     let mut caller = match authenticate(&app, peer, request.headers()).await {
         Ok(caller) => caller,
@@ -82,12 +84,15 @@ pub(super) async fn guard(State((app, rule)): State<(App, Rule)>, mut request: R
             return with_caller(response, caller);
         }
     };
-    if !caller.may(permission) {
+    if let Some(permission) = needed.filter(|permission| !caller.may(*permission)) {
         deny(&app, &caller, permission, &request);
         return with_caller(ApiError::forbidden(permission.as_str()).into_response(), caller);
     }
-    if rule.deadline != Deadline::Short {
-        caller.held = Standing::hold(&app, &caller, permission);
+    if let Some(permission) = needed.filter(|_| rule.deadline != Deadline::Short) {
+        match app.auth.token_of(request.headers()) {
+            Ok(token) => caller.held = Standing::hold(&app, &caller, token, permission),
+            Err(error) => return with_caller(error.into_response(), caller),
+        }
     }
     let mut response = match caller.held.clone() {
         Some(held) => standing(&app, &rule, &held, (&caller, request), next).await,

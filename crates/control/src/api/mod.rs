@@ -11,6 +11,7 @@
 mod agents;
 mod audit;
 mod audit_export;
+mod auth;
 mod budgets;
 mod bulk;
 mod document;
@@ -42,6 +43,7 @@ mod tenants;
 mod tests;
 mod update;
 mod usage;
+mod users;
 mod wishes;
 
 pub(crate) use agents::Shown;

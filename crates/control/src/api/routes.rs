@@ -3,8 +3,8 @@
 //! saying both.
 
 use super::{
-    agents, audit, audit_export, budgets, bulk, events, exec, exec_stream, files, images, keys, logs, ports, quotas,
-    roles, service_accounts, system, tenants, update, usage, wishes,
+    agents, audit, audit_export, auth, budgets, bulk, events, exec, exec_stream, files, images, keys, logs, ports,
+    quotas, roles, service_accounts, system, tenants, update, usage, users, wishes,
 };
 use crate::app::App;
 use crate::rates::Class;
@@ -21,6 +21,8 @@ pub(crate) enum Access {
     Open,
     /// Open, or a key with `agent:read`, by configuration.
     Metrics,
+    /// Whoever is known, whatever they may do.
+    Caller,
     Needs(P),
 }
 
@@ -69,7 +71,7 @@ impl Entry {
 
 /// Every operation of the API.
 pub(crate) fn table() -> Vec<Entry> {
-    use Access::{Metrics, Needs, Open};
+    use Access::{Caller, Metrics, Needs, Open};
     use Deadline::{Exec, Short, Stream, Wait};
     vec![
         entry(Open, Short, routes!(system::health)),
@@ -80,6 +82,16 @@ pub(crate) fn table() -> Vec<Entry> {
         entry(Open, Short, routes!(system::openapi_json)),
         entry(Open, Short, routes!(system::openapi_json_v1)),
         entry(Needs(P::SchedulerRead), Short, routes!(system::nodes)),
+        entry(Open, Short, routes!(auth::jwks)),
+        entry(Open, Short, routes!(auth::token)),
+        entry(Open, Short, routes!(auth::login)),
+        entry(Open, Short, routes!(auth::refresh)),
+        entry(Caller, Short, routes!(auth::logout)),
+        entry(Needs(P::KeyManage), Short, routes!(users::create)),
+        entry(Needs(P::KeyManage), Short, routes!(users::list)),
+        entry(Needs(P::KeyManage), Short, routes!(users::get)),
+        entry(Needs(P::KeyManage), Short, routes!(users::update)),
+        entry(Needs(P::KeyManage), Short, routes!(users::delete)),
         entry(Needs(P::KeyManage), Short, routes!(keys::create)),
         entry(Needs(P::KeyManage), Short, routes!(keys::list)),
         entry(Needs(P::KeyManage), Short, routes!(keys::get)),

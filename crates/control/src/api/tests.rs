@@ -32,6 +32,7 @@ fn every_route_is_documented_once_and_says_who_may() {
         let text = operation["description"].as_str().unwrap_or_default();
         match entry.rule.access {
             Access::Needs(permission) => assert!(text.contains(permission.as_str()), "{method} {path}"),
+            Access::Caller => assert!(text.contains("any key or token"), "{method} {path}"),
             Access::Open | Access::Metrics => assert!(!text.contains("Needs `"), "{method} {path}"),
         }
         assert!(routed.insert((method, path)), "a route stands twice in the table");
@@ -49,12 +50,14 @@ fn every_route_is_documented_once_and_says_who_may() {
 fn open_routes_are_the_known_ones() {
     let open: Vec<String> = routes::table()
         .into_iter()
-        .filter(|e| !matches!(e.rule.access, Access::Needs(_)))
+        .filter(|e| !matches!(e.rule.access, Access::Needs(_) | Access::Caller))
         .inspect(|e| assert_eq!(e.rule.deadline, Deadline::Short))
         .map(|e| e.path)
         .collect();
     let known = ["/health", "/v1/health", "/readiness", "/metrics", "/v1/version", "/openapi.json", "/v1/openapi.json"];
-    assert_eq!(open, known);
+    // Their credential is in the body.
+    let logins = ["/.well-known/jwks.json", "/v1/auth/token", "/v1/auth/login", "/v1/auth/refresh"];
+    assert_eq!(open, [&known[..], &logins].concat());
 }
 
 #[test]
@@ -73,6 +76,9 @@ fn operation_ids_differ() {
 /// and a peer may have a thousand of those.
 #[test]
 fn handlers_are_small_while_they_wait_for_a_body() {
+    fn four<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
     fn five<A, B, C, D, E, F>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
         size_of::<F>()
     }
@@ -84,6 +90,9 @@ fn handlers_are_small_while_they_wait_for_a_body() {
         ("bulk create", five(super::bulk::create)),
         ("exec", six(super::exec::run)),
         ("update", six(super::update::update)),
+        ("token", four(super::auth::token)),
+        ("login", four(super::auth::login)),
+        ("refresh", four(super::auth::refresh)),
     ];
     assert!(all.iter().all(|(_, size)| *size <= 4 * 1024), "{all:?}");
 }

@@ -1,18 +1,18 @@
 //! The key that signs digests: 32 random bytes in a 0600 file, and its public
 //! half in a file beside it, for whoever verifies.
 
+use crate::private_file::{self, PrivateFileError};
 use aether_core::Rng;
 use aether_core::audit::{Hash, Signer, SignerError};
-use std::io::{Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
 
 #[derive(Debug, thiserror::Error)]
 pub enum AuditKeyError {
-    #[error("the audit key {path}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
-    #[error("the audit key {0} can be read by others: chmod 600 it")]
-    Readable(PathBuf),
+    #[error(transparent)]
+    File(#[from] PrivateFileError),
+    #[error("the public half of the audit key, {path}: {source}")]
+    Public { path: PathBuf, source: std::io::Error },
     #[error("the audit key {0} does not hold 64 hex digits; if it is lost, remove it: a new one is made")]
     Malformed(PathBuf),
     #[error(transparent)]
@@ -22,41 +22,17 @@ pub enum AuditKeyError {
 /// Reads the key, or makes it where there is none; writes its public half
 /// where that is missing or another.
 pub(crate) fn load_or_create(path: &Path, rng: &dyn Rng) -> Result<Signer, AuditKeyError> {
-    let io = |source| AuditKeyError::Io { path: path.to_owned(), source };
-    let seed = match std::fs::File::open(path) {
-        Ok(file) => read(path, file)?,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let mut bytes = [0; 32];
-            rng.fill(&mut bytes);
-            // Written aside and linked into place: nobody reads half a key.
-            let aside = path.with_extension(format!("new{}", std::process::id()));
-            let made = write(&aside, &Hash(bytes).to_string(), 0o600).and_then(|()| std::fs::hard_link(&aside, path));
-            let _ = std::fs::remove_file(&aside);
-            match made {
-                Ok(()) => bytes,
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                    read(path, std::fs::File::open(path).map_err(io)?)?
-                }
-                Err(e) => return Err(io(e)),
-            }
-        }
-        Err(e) => return Err(io(e)),
-    };
-    let signer = Signer::from_seed(&seed)?;
-    publish(&path.with_extension("pub"), &signer.public_key().to_string())
-        .map_err(|source| AuditKeyError::Io { path: path.with_extension("pub"), source })?;
+    let text = private_file::load_or_create(path, || {
+        let mut bytes = [0; 32];
+        rng.fill(&mut bytes);
+        Zeroizing::new(Hash(bytes).to_string())
+    })?;
+    let seed: Hash = text.parse().map_err(|_| AuditKeyError::Malformed(path.to_owned()))?;
+    let signer = Signer::from_seed(&seed.0)?;
+    let public = path.with_extension("pub");
+    publish(&public, &signer.public_key().to_string())
+        .map_err(|source| AuditKeyError::Public { path: public, source })?;
     Ok(signer)
-}
-
-fn read(path: &Path, file: std::fs::File) -> Result<[u8; 32], AuditKeyError> {
-    let io = |source| AuditKeyError::Io { path: path.to_owned(), source };
-    if file.metadata().map_err(io)?.permissions().mode() & 0o077 != 0 {
-        return Err(AuditKeyError::Readable(path.to_owned()));
-    }
-    let mut text = String::new();
-    file.take(1024).read_to_string(&mut text).map_err(io)?;
-    let seed: Hash = text.trim().parse().map_err(|_| AuditKeyError::Malformed(path.to_owned()))?;
-    Ok(seed.0)
 }
 
 fn publish(path: &Path, key: &str) -> std::io::Result<()> {
@@ -65,20 +41,15 @@ fn publish(path: &Path, key: &str) -> std::io::Result<()> {
     }
     let aside = path.with_extension(format!("pub{}", std::process::id()));
     let _ = std::fs::remove_file(&aside);
-    write(&aside, key, 0o644)?;
+    private_file::write(&aside, key, 0o644)?;
     std::fs::rename(&aside, path)
-}
-
-fn write(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    writeln!(file, "{text}")?;
-    file.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use aether_core::source::OsRng;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_key_is_made_once_and_its_public_half_is_told() {
@@ -99,9 +70,9 @@ mod tests {
     fn a_bad_key_file_is_refused() {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("audit.key");
-        write(&path, "short", 0o600).expect("written");
+        private_file::write(&path, "short", 0o600).expect("written");
         assert!(matches!(load_or_create(&path, &OsRng), Err(AuditKeyError::Malformed(_))));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("chmod");
-        assert!(matches!(load_or_create(&path, &OsRng), Err(AuditKeyError::Readable(_))));
+        assert!(matches!(load_or_create(&path, &OsRng), Err(AuditKeyError::File(PrivateFileError::Readable(_)))));
     }
 }

@@ -9,14 +9,14 @@
 //! from noise. Stored is HMAC-SHA256 of the secret under the server's pepper,
 //! so that a copy of the database alone verifies nothing.
 
+use crate::private_file::{self, PrivateFileError};
 use aether_core::{Rng, Secret};
 use data_encoding::BASE32_NOPAD;
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
-use std::io::{Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
 const PREFIX: &str = "aether_sk_";
 const E2B_PREFIX: &str = "e2b_";
@@ -92,10 +92,8 @@ pub struct Pepper(Secret);
 
 #[derive(Debug, thiserror::Error)]
 pub enum PepperError {
-    #[error("the key file {path}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
-    #[error("the key file {0} can be read by others: chmod 600 it")]
-    Readable(PathBuf),
+    #[error(transparent)]
+    File(#[from] PrivateFileError),
     #[error("the key file {0} does not hold 64 hex digits; if it is lost, remove it and make new API keys")]
     Malformed(PathBuf),
 }
@@ -103,57 +101,30 @@ pub enum PepperError {
 impl Pepper {
     /// Reads the file, or makes it where there is none.
     pub fn load_or_create(path: &Path, rng: &dyn Rng) -> Result<Self, PepperError> {
-        let io = |source| PepperError::Io { path: path.to_owned(), source };
-        match std::fs::File::open(path) {
-            Ok(file) => Self::read(path, file),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                let mut bytes = [0; PEPPER_BYTES];
-                rng.fill(&mut bytes);
-                let text = hex::encode(bytes);
-                // Written aside and linked into place: another server that
-                // starts at the same time never reads half a file.
-                let aside = path.with_extension(format!("new{}", std::process::id()));
-                let made = write_private(&aside, &text).and_then(|()| std::fs::hard_link(&aside, path));
-                let _ = std::fs::remove_file(&aside);
-                match made {
-                    Ok(()) => Ok(Self(Secret::new(text))),
-                    Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                        Self::read(path, std::fs::File::open(path).map_err(io)?)
-                    }
-                    Err(e) => Err(io(e)),
-                }
-            }
-            Err(e) => Err(io(e)),
-        }
-    }
-
-    fn read(path: &Path, file: std::fs::File) -> Result<Self, PepperError> {
-        let io = |source| PepperError::Io { path: path.to_owned(), source };
-        if file.metadata().map_err(io)?.permissions().mode() & 0o077 != 0 {
-            return Err(PepperError::Readable(path.to_owned()));
-        }
-        let mut text = String::new();
-        file.take(1024).read_to_string(&mut text).map_err(io)?;
-        let text = text.trim();
-        match hex::decode(text) {
-            Ok(bytes) if bytes.len() == PEPPER_BYTES => Ok(Self(Secret::new(text))),
+        let text = private_file::load_or_create(path, || {
+            let mut bytes = Zeroizing::new([0; PEPPER_BYTES]);
+            rng.fill(bytes.as_mut());
+            Zeroizing::new(hex::encode(bytes.as_ref()))
+        })?;
+        match hex::decode(text.as_str()).map(Zeroizing::new) {
+            Ok(bytes) if bytes.len() == PEPPER_BYTES => Ok(Self(Secret::new(text.as_str()))),
             _ => Err(PepperError::Malformed(path.to_owned())),
         }
     }
 
     /// The keyed hash: what the store knows of a key, and finds it by.
     pub fn hash(&self, key: &ApiKey) -> [u8; 32] {
+        self.mac(b"aether api key v1", &[&key.0])
+    }
+
+    /// For what else is vouched for by this server. `what` is told apart by
+    /// it; of the parts only the last may be of any length.
+    pub(super) fn mac(&self, what: &[u8], parts: &[&[u8]]) -> [u8; 32] {
         let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose().as_bytes()).expect("HMAC takes any key length");
-        mac.update(b"aether api key v1");
-        mac.update(&key.0);
+        mac.update(what);
+        parts.iter().for_each(|part| mac.update(part));
         mac.finalize().into_bytes().into()
     }
-}
-
-fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
 }
 
 #[cfg(test)]
@@ -164,6 +135,7 @@ mod tests {
     use super::*;
     use aether_core::source::OsRng;
     use proptest::prelude::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn both_spellings_are_one_key() {
@@ -213,10 +185,10 @@ mod tests {
     fn a_bad_pepper_file_is_refused() {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("pepper");
-        write_private(&path, "short").expect("written");
+        private_file::write(&path, "short", 0o600).expect("written");
         assert!(matches!(Pepper::load_or_create(&path, &OsRng), Err(PepperError::Malformed(_))));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("chmod");
-        assert!(matches!(Pepper::load_or_create(&path, &OsRng), Err(PepperError::Readable(_))));
+        assert!(matches!(Pepper::load_or_create(&path, &OsRng), Err(PepperError::File(PrivateFileError::Readable(_)))));
     }
 
     proptest! {

@@ -1,23 +1,50 @@
-//! Who calls: peer credentials on the local socket, API keys over TCP.
+//! Who calls: peer credentials on the local socket, API keys and tokens over
+//! TCP.
 //!
-//! Every failure of a key (unknown, revoked, expired, malformed, checksum)
-//! is one and the same 401. What the caller may do stands in
+//! ```text
+//! key ──────────► its row ─┐
+//! token of ours ─► row of  ├─► usable, tenant active ─► Principal
+//!                its key, ─┤                            (a token narrows it)
+//!                or user  ─┘
+//! token of another issuer ─► what the configuration makes of its claims
+//! ```
+//!
+//! Every failure of a key or a token (unknown, revoked, expired, malformed,
+//! forged) is one and the same 401. What the caller may do stands in
 //! `core::principal`; which permission a route needs stands in `api::routes`.
 
+mod attempts;
+mod jose;
 mod key;
 mod local;
+mod oidc;
+mod passwords;
+mod refresh;
+mod signing;
 mod standing;
+mod tokens;
 
+pub(crate) use attempts::Attempts;
+use jose::Compact;
 pub use key::{ApiKey, Pepper, PepperError};
 pub(crate) use local::LocalUsers;
 pub use local::{LocalUser, PeerUser, REMEMBERED};
+pub use oidc::FetchError;
+pub(crate) use oidc::Outside;
+pub(crate) use passwords::{LEAST as PASSWORD_LEAST, MOST as PASSWORD_MOST, Passwords};
+pub(crate) use refresh::RefreshToken;
+pub(crate) use signing::Keys;
+pub use signing::{JwtKeyError, SECRET_LEAST};
 pub(crate) use standing::{Held, Standing};
+use tokens::LEEWAY;
+pub use tokens::LONGEST;
+pub(crate) use tokens::{LiveTokens, Tokens};
 
 use crate::problem::ApiError;
 use aether_core::principal::{Credential, Principal, Role};
 use aether_core::tenant::TenantStatus;
-use aether_core::{Clock, Permission, TenantId};
-use aether_store::{KeyRow, StoreError};
+use aether_core::{Clock, Permission, SessionId, TenantId, Timestamp};
+use aether_store::{KeyRow, StoreError, Subject, UserRow};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use std::net::SocketAddr;
@@ -39,10 +66,20 @@ impl Peer {
     }
 }
 
+/// A token, for who ends it.
+#[derive(Clone, Debug)]
+pub(crate) struct Presented {
+    pub(crate) id: String,
+    pub(crate) expires_at: Timestamp,
+    pub(crate) session: Option<SessionId>,
+}
+
 /// Decides who a request comes from.
 pub(crate) struct Authenticator {
     pub(crate) store: aether_store::Store,
     pub(crate) pepper: Pepper,
+    pub(crate) tokens: LiveTokens,
+    pub(crate) outside: std::sync::Arc<Outside>,
     pub(crate) clock: std::sync::Arc<dyn Clock>,
     pub(crate) enabled: bool,
     pub(crate) local: LocalUsers,
@@ -52,7 +89,7 @@ impl Authenticator {
     pub(crate) async fn principal(&self, peer: &Peer, headers: &HeaderMap) -> Result<Principal, ApiError> {
         // A key given is a key meant, on the socket too.
         if let Some(text) = presented_key(headers)? {
-            return self.by_key(&text).await;
+            return if ApiKey::parse(&text).is_some() { self.by_key(&text).await } else { self.by_token(&text).await };
         }
         match peer {
             Peer::Unix(user) => match self.local.of(*user, self.clock.monotonic()).await {
@@ -68,16 +105,80 @@ impl Authenticator {
         }
     }
 
-    async fn by_key(&self, text: &str) -> Result<Principal, ApiError> {
+    pub(crate) async fn by_key(&self, text: &str) -> Result<Principal, ApiError> {
         let key = ApiKey::parse(text).ok_or_else(ApiError::unauthorized)?;
         let hash = self.pepper.hash(&key);
         let row = self.store.find_key_by_hash(&hash).await?.ok_or_else(ApiError::unauthorized)?;
-        let principal = self.of_key(&row)?;
-        self.note_use(&row);
-        Ok(principal)
+        self.of_key(&row)
     }
 
-    /// Who a key stands for, while it holds.
+    async fn by_token(&self, text: &str) -> Result<Principal, ApiError> {
+        let compact = Compact::parse(text).ok_or_else(ApiError::unauthorized)?;
+        if self.outside.knows(&compact) {
+            return self.vouched(&compact).await;
+        }
+        let verified = self.tokens.get().verify(&compact, self.clock.now());
+        let token = verified.ok_or_else(ApiError::unauthorized)?;
+        if !self.store.token_stands(&token.id, token.session.as_ref()).await? {
+            return Err(ApiError::unauthorized());
+        }
+        let principal = self.of_subject(&token.subject).await?;
+        if principal.tenant != token.tenant {
+            return Err(ApiError::unauthorized());
+        }
+        Ok(principal.narrowed(&token.scopes))
+    }
+
+    /// Of an outside issuer: what it is here is said by the configuration.
+    async fn vouched(&self, token: &Compact<'_>) -> Result<Principal, ApiError> {
+        let unreachable = |_| ApiError::unavailable("The keys of the token's issuer cannot be had.", 5);
+        let vouched = self.outside.vouched(token).await.map_err(unreachable)?.ok_or_else(ApiError::unauthorized)?;
+        if !self.store.token_stands(&vouched.id, None).await? {
+            return Err(ApiError::unauthorized());
+        }
+        let tenant = self.store.find_tenant(&vouched.principal.tenant).await?.ok_or_else(ApiError::unauthorized)?;
+        if tenant.status != TenantStatus::Active {
+            return Err(crate::api::inactive(tenant.status));
+        }
+        Ok(vouched.principal)
+    }
+
+    /// The token that a request which was let in brings; none where it brings
+    /// a key or nothing.
+    pub(crate) fn token_of(&self, headers: &HeaderMap) -> Result<Option<Presented>, ApiError> {
+        let text = presented_key(headers)?.unwrap_or_default();
+        let Some(token) = Compact::parse(&text) else { return Ok(None) };
+        let now = self.clock.now();
+        if self.outside.knows(&token) {
+            let ends = Timestamp::from_unix_ms(token.seconds("exp").unwrap_or_default().saturating_mul(1000));
+            // Its end may be a little past, as its issuer's clock may be.
+            let expires_at = ends.max(now).min(now.plus(LONGEST)).plus(LEEWAY);
+            return Ok(Some(Presented { id: oidc::id_of(&token), expires_at, session: None }));
+        }
+        let verified = self.tokens.get().verify(&token, now);
+        Ok(verified.map(|t| Presented { id: t.id, expires_at: t.expires_at, session: t.session }))
+    }
+
+    /// Whoever a token or a session speaks for, as their row says now.
+    pub(crate) async fn of_subject(&self, subject: &Subject) -> Result<Principal, ApiError> {
+        match subject {
+            Subject::Key(id) => self.of_key(&self.store.find_key_in_use(id).await?.ok_or_else(ApiError::unauthorized)?),
+            Subject::User(id) => self.of_user(&self.store.find_user(id).await?.ok_or_else(ApiError::unauthorized)?),
+        }
+    }
+
+    pub(crate) fn of_user(&self, row: &UserRow) -> Result<Principal, ApiError> {
+        if row.disabled_at.is_some() {
+            return Err(ApiError::unauthorized());
+        }
+        if row.tenant_status != TenantStatus::Active {
+            return Err(crate::api::inactive(row.tenant_status));
+        }
+        let credential = Credential::User { id: row.id.to_string() };
+        Ok(Principal::new(row.tenant.clone(), credential, row.role.permissions()))
+    }
+
+    /// A token of the key is the key, but for what narrows it.
     fn of_key(&self, row: &KeyRow) -> Result<Principal, ApiError> {
         if !row.usable(self.clock.now()) {
             return Err(ApiError::unauthorized());
@@ -85,15 +186,41 @@ impl Authenticator {
         if row.tenant_status != TenantStatus::Active {
             return Err(crate::api::inactive(row.tenant_status));
         }
+        self.note_use(row);
         Ok(principal_of(row))
     }
 
     /// Whether `caller`, let in earlier, would be let in again and may still
     /// do this.
-    async fn still(&self, caller: &Principal, permission: Permission) -> Result<bool, StoreError> {
-        let Credential::ApiKey { id, .. } = &caller.credential else { return Ok(true) };
-        let row = self.store.find_key_in_use(id).await?;
-        Ok(row.is_some_and(|row| self.of_key(&row).is_ok_and(|caller| caller.may(permission))))
+    async fn still(
+        &self,
+        caller: &Principal,
+        token: Option<&Presented>,
+        permission: Permission,
+    ) -> Result<bool, StoreError> {
+        if let Some(token) = token
+            && (token.expires_at <= self.clock.now()
+                || !self.store.token_stands(&token.id, token.session.as_ref()).await?)
+        {
+            return Ok(false);
+        }
+        let principal = match &caller.credential {
+            Credential::ApiKey { id, .. } => {
+                self.store.find_key_in_use(id).await?.and_then(|row| self.of_key(&row).ok())
+            }
+            Credential::User { id } => match id.parse() {
+                Ok(id) => self.store.find_user(&id).await?.and_then(|row| self.of_user(&row).ok()),
+                Err(_) => None,
+            },
+            Credential::Outside { .. } => {
+                let tenant = self.store.find_tenant(&caller.tenant).await?;
+                // An operator looks into a suspended one, too.
+                let active = tenant.is_some_and(|tenant| tenant.status == TenantStatus::Active);
+                return Ok(active || caller.may(Permission::PlatformAdmin));
+            }
+            Credential::LocalUser { .. } | Credential::Anonymous => return Ok(true),
+        };
+        Ok(principal.is_some_and(|principal| principal.may(permission)))
     }
 }
 

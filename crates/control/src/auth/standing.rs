@@ -1,12 +1,13 @@
 //! Long answers and open connections end when the right that they stand on
-//! does: the key was revoked or has expired, lost the permission, or its
-//! tenant was suspended.
+//! does: the key or token was revoked or has expired, the key or user lost the
+//! permission or is disabled, or its tenant was suspended.
 //!
 //! Each right in use is looked at every [`ASKED_EVERY`], once for all that
 //! stand on it, so that it holds whichever server took it back. Where the
 //! store does not answer nothing ends: nobody could have taken anything back.
 //! Not here: what a new request may do (`auth`, `api::guard`).
 
+use super::Presented;
 use crate::app::App;
 use aether_core::principal::Credential;
 use aether_core::{Permission, Principal, TenantId};
@@ -23,8 +24,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 const ASKED_EVERY: Duration = Duration::from_secs(1);
 
-/// Who, for which tenant, to do what.
-type Right = (Credential, TenantId, Permission);
+/// Who, for which tenant, by which token if any, to do what.
+type Right = (Credential, TenantId, Option<String>, Permission);
 
 /// The rights that something stands on.
 #[derive(Default)]
@@ -49,22 +50,35 @@ impl Held {
 
 impl Standing {
     /// `None` for who has no credential that could be taken back.
-    pub(crate) fn hold(app: &App, caller: &Principal, permission: Permission) -> Option<Held> {
-        let Credential::ApiKey { .. } = caller.credential else { return None };
-        let right = (caller.credential.clone(), caller.tenant.clone(), permission);
+    pub(crate) fn hold(
+        app: &App,
+        caller: &Principal,
+        presented: Option<Presented>,
+        permission: Permission,
+    ) -> Option<Held> {
+        if matches!(caller.credential, Credential::LocalUser { .. } | Credential::Anonymous) {
+            return None;
+        }
+        let token = presented.as_ref().map(|token| token.id.clone());
+        let right = (caller.credential.clone(), caller.tenant.clone(), token, permission);
         let mut rights = app.standing.0.lock();
         let known = rights.get(&right).and_then(Weak::upgrade).filter(|token| !token.is_cancelled());
         let token = known.unwrap_or_else(|| {
             let token = Arc::new(CancellationToken::new());
             rights.insert(right, Arc::downgrade(&token));
-            tokio::spawn(ask(app.clone(), caller.clone(), permission, Arc::downgrade(&token)));
+            tokio::spawn(ask(app.clone(), (caller.clone(), presented), permission, Arc::downgrade(&token)));
             token
         });
         Some(Held(token))
     }
 }
 
-async fn ask(app: App, caller: Principal, permission: Permission, token: Weak<CancellationToken>) {
+async fn ask(
+    app: App,
+    (caller, presented): (Principal, Option<Presented>),
+    permission: Permission,
+    token: Weak<CancellationToken>,
+) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(ASKED_EVERY) => {}
@@ -73,7 +87,7 @@ async fn ask(app: App, caller: Principal, permission: Permission, token: Weak<Ca
         if token.strong_count() == 0 {
             break;
         }
-        match app.auth.still(&caller, permission).await {
+        match app.auth.still(&caller, presented.as_ref(), permission).await {
             Ok(true) => {}
             Ok(false) => {
                 if let Some(token) = token.upgrade() {

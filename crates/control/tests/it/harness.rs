@@ -3,7 +3,7 @@
 
 use crate::node::FakeNode;
 use aether_control::auth::{ApiKey, Pepper};
-use aether_control::{ApiListeners, Control, ControlConfig, DataDialer, DialError};
+use aether_control::{ApiListeners, Control, ControlConfig, DataDialer, DialError, Reloader};
 use aether_core::principal::Credential;
 use aether_core::source::{OsRng, SystemClock};
 use aether_core::tenant::Tier;
@@ -66,6 +66,9 @@ pub(crate) struct Server {
     pub(crate) stop_node: CancellationToken,
     pub(crate) control: Connector,
     pub(crate) done: tokio::task::JoinHandle<()>,
+    pub(crate) reloader: Reloader,
+    /// The settings of the start, with files in the server's own folder.
+    pub(crate) cfg: ControlConfig,
     data: Connector,
     pepper: PathBuf,
     _dir: tempfile::TempDir,
@@ -85,8 +88,10 @@ pub(crate) async fn start_with(change: impl FnOnce(&mut ControlConfig)) -> Serve
     let pepper = dir.path().join("pepper");
     let mut cfg = ControlConfig::new("test-server", &pepper);
     change(&mut cfg);
+    let started = cfg.clone();
     let first = aether_control::first_admin_key(&store, &pepper, &OsRng).await.expect("key").expect("the first");
     let control = Control::start(cfg, store.clone(), clock.clone(), Arc::new(OsRng)).await.expect("starts");
+    let reloader = control.reloader();
     let (to_control, incoming) = pipe();
     let service = control.node_control_service();
     let stop = CancellationToken::new();
@@ -125,6 +130,8 @@ pub(crate) async fn start_with(change: impl FnOnce(&mut ControlConfig)) -> Serve
         stop_node,
         control: to_control,
         done,
+        reloader,
+        cfg: started,
         data,
         pepper,
         _dir: dir,

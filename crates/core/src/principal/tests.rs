@@ -101,3 +101,24 @@ fn text_round_trip() {
     assert_eq!(some.iter().collect::<Vec<_>>(), [Permission::AgentRead, Permission::KeyManage]);
     assert_eq!(some.without(Permission::AgentRead).iter().collect::<Vec<_>>(), [Permission::KeyManage]);
 }
+
+#[test]
+fn narrowing_adds_nothing() {
+    let viewer = Principal::new(TenantId::default_tenant(), Credential::Anonymous, Role::Viewer.permissions());
+    let scopes = BTreeSet::from([Permission::AgentRead, Permission::AgentExec]);
+    let narrow = viewer.narrowed(&scopes);
+    assert_eq!(narrow.permissions(), PermissionSet::from_iter([Permission::AgentRead]));
+    assert!(narrow.narrowed(&BTreeSet::new()).permissions().is_empty());
+}
+
+#[test]
+fn permissions_are_shown_as_a_role() {
+    for role in Role::ALL {
+        assert_eq!(role.permissions().shown_as(), *role);
+    }
+    let shown = |some: &[Permission]| some.iter().copied().collect::<PermissionSet>().shown_as();
+    assert_eq!(shown(&[Permission::AgentRead, Permission::AgentDelete]), Role::Developer);
+    assert_eq!(shown(&[Permission::KeyManage]), Role::Admin);
+    assert_eq!(shown(&[]), Role::Viewer);
+    assert_eq!(Role::PlatformAdmin.permissions().without(Permission::AgentExec).shown_as(), Role::PlatformAdmin);
+}

@@ -143,7 +143,6 @@ pub(crate) async fn find_in_use(tx: &mut dyn Tx, id: &KeyId) -> Result<Option<Ke
     let row = query_one(tx, &sql, params![id.as_str()]).await?;
     row.map(|row| decode(&row, None)).transpose()
 }
-
 pub(crate) async fn list(tx: &mut dyn Tx, scope: &TenantScope) -> Result<Vec<KeyRow>, StoreError> {
     let sql =
         format!("SELECT {COLUMNS} FROM {FROM} WHERE k.tenant_id = $1 ORDER BY k.created_ms DESC, k.id LIMIT 1000");

@@ -33,5 +33,7 @@ pub(crate) mod reports;
 pub(crate) mod reservation;
 pub(crate) mod roles;
 pub(crate) mod service_accounts;
+pub(crate) mod sessions;
 pub(crate) mod tenants;
 pub(crate) mod update;
+pub(crate) mod users;

@@ -338,6 +338,9 @@ pub(crate) async fn erase_step(
     }
     // Locked last: whoever works for it still is waited for.
     lock(tx, id).await?;
+    for table in ["sessions", "revoked_tokens", "users"] {
+        tx.execute(&format!("DELETE FROM {table} WHERE tenant_id = $1"), params![id.as_str()]).await?;
+    }
     let keys = tx.execute("DELETE FROM api_keys WHERE tenant_id = $1", params![id.as_str()]).await?;
     for table in ["quotas", "quota_usage", "budgets", "service_accounts", "roles"] {
         tx.execute(&format!("DELETE FROM {table} WHERE tenant_id = $1"), params![id.as_str()]).await?;

@@ -11,6 +11,7 @@ mod foreign;
 mod identity;
 mod keyed;
 mod keys;
+mod logins;
 mod migrations;
 mod model;
 mod nodes;

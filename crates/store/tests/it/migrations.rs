@@ -43,6 +43,14 @@ async fn fill(fx: &Fixture) {
     fx.store.create_key(&scope(), key).await.expect("creates");
     let key = NewKey::new(id(), "k", ([1; 32], "p".to_owned()), aether_core::Role::Admin);
     fx.store.create_key(&scope(), key).await.expect("creates");
+    let id = aether_core::UserId::generate("c0", &OsRng);
+    let user = NewUser { id: id.clone(), name: "ann".to_owned(), role: aether_core::Role::Admin, password: None };
+    fx.store.create_user(&scope(), user).await.expect("creates");
+    let (id, expires_at) = (Subject::User(id), aether_core::Clock::now(fx.clock.as_ref()));
+    let session = aether_core::SessionId::generate("c0", &OsRng);
+    let session = NewSession { id: session, subject: id, secret: [1; 32], expires_at };
+    fx.store.begin_session(&scope(), session).await.expect("begins");
+    fx.store.revoke_token(&scope(), "t", expires_at, None).await.expect("revokes");
 }
 
 async fn each_step_goes_up_down_and_up_with_data(fx: Fixture) {

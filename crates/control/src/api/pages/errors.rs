@@ -63,7 +63,7 @@ fn told(code: Code) -> (&'static str, &'static str) {
             "Correct it; [openapi.json](openapi.json) describes each route.",
         ),
         C::Unauthorized => (
-            "No API key over TCP, or one that is unknown, malformed, expired or revoked: always the same answer. For an \
+            "No API key or token over TCP, or one that is unknown, malformed, expired or revoked: always the same answer. For an \
              image: the registry wants (other) credentials.",
             "Send `Authorization: Bearer KEY` with a live key; the registry's password where a registry asks.",
         ),

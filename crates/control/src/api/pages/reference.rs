@@ -44,6 +44,7 @@ fn write_route(page: &mut String, method: &str, path: &str, operation: &Value, r
     let access = match rule.access {
         Access::Open => "open to all".to_owned(),
         Access::Metrics => "open, or `agent:read` with `observability.metrics_auth`".to_owned(),
+        Access::Caller => "needs any key or token".to_owned(),
         Access::Needs(permission) => format!("needs `{}`", permission.as_str()),
     };
     let deadline = match rule.deadline {

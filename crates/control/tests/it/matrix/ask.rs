@@ -50,6 +50,7 @@ impl Ask {
     pub(super) fn of(row: &Row, names: &Names, gently: bool, number: u64) -> Self {
         let id = match row.object {
             Object::Key => &names.key,
+            Object::User => &names.user,
             Object::Tenant => &names.tenant,
             Object::Account => &names.account,
             _ => &names.agent,
@@ -155,7 +156,7 @@ impl Actor {
 impl Answer {
     fn leaks<'a>(&self, world: &'a World, asked: &str) -> Option<&'a str> {
         let mine = &world.mine;
-        let things = [&mine.agent, &mine.exec, &mine.key, &mine.account, &mine.role, &world.digest];
+        let things = [&mine.agent, &mine.exec, &mine.key, &mine.account, &mine.role, &mine.user, &world.digest];
         let told = things.into_iter().map(String::as_str).chain([SECRET]);
         told.into_iter().find(|id| self.body.contains(id) && !asked.contains(id))
     }
@@ -191,6 +192,11 @@ fn body(row: &Row, names: &Names, gently: bool, number: u64) -> Option<Value> {
         ("POST", "/v1/roles") => json!({ "name": format!("made-{number}"), "permissions": ["agent:read"] }),
         ("PATCH", "/v1/roles/{name}") => json!({ "permissions": ["agent:read", "quota:read"] }),
         ("PUT", "/v1/quotas/{tenant_id}/labels/{label}") => json!({ "max_agents": 10_000 + number }),
+        // Wrong ones are counted, so whoever only asks sends none.
+        ("POST", "/v1/auth/token" | "/v1/auth/login") if gently => json!({ "api_key": "x" }),
+        ("POST", "/v1/auth/refresh") if gently => json!({ "refresh_token": "x" }),
+        ("POST", "/v1/users") => json!({ "name": format!("made-{number}"), "role": "viewer" }),
+        ("PATCH", "/v1/users/{id}") => json!({ "role": if number.is_multiple_of(2) { "viewer" } else { "developer" } }),
         ("POST", "/v1/tenants") => json!({ "id": format!("made-{number}") }),
         ("PATCH", "/v1/tenants/{id}" | "/v1/tenants/me") => json!({ "name": format!("N {number}") }),
         ("PUT", "/v1/quotas/{tenant_id}") => json!({ "max_agents": 10_000 + number }),

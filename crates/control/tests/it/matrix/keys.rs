@@ -1,5 +1,5 @@
 //! Keys that are almost one, in places that are almost right (test 25), and
-//! keys that were one until now. JSON web tokens do not exist here yet.
+//! keys that were one until now. Tokens are in `tokens`.
 
 use super::forged::{Right, TARGET, forms, valid};
 use super::judge;

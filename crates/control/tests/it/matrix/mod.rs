@@ -10,9 +10,11 @@ mod ask;
 mod elsewhere;
 mod fields;
 mod forged;
+mod forged_tokens;
 mod keys;
 mod raw;
 mod table;
+mod tokens;
 mod world;
 
 use aether_core::Role;
@@ -65,7 +67,8 @@ fn expected(row: &Row, actor: &Actor, place: Place, has_body: bool) -> Expected 
     };
     let platform = role == Role::PlatformAdmin;
     let named_another = place == Place::TenantHeader && tenant != MINE;
-    let may = table::holds(role, row.needs) && scope.is_none_or(|scope| scope == row.needs);
+    let narrow = |scope| scope == row.needs || row.needs == table::ANYTHING;
+    let may = table::holds(role, row.needs) && scope.is_none_or(narrow);
     if !may || (named_another && !platform) {
         return Forbidden;
     }
@@ -74,7 +77,7 @@ fn expected(row: &Row, actor: &Actor, place: Place, has_body: bool) -> Expected 
         Object::Open | Object::Own | Object::Platform | Object::Tenant => false,
         Object::Quota | Object::Label => !owner && !platform,
         Object::Agent | Object::Exec | Object::Image | Object::Source | Object::Agents => !owner,
-        Object::Key | Object::Account | Object::Role => !owner,
+        Object::Key | Object::Account | Object::Role | Object::User => !owner,
     };
     let owners = Allowed { on_owners: owner || matches!(row.object, Object::Quota | Object::Label | Object::Tenant) };
     match (place, row.path) {
@@ -170,8 +173,8 @@ impl Case<'_> {
         let number = world.number();
         let ask = |names: &Names| Ask::of(self.row, names, gently, number).at(self.place, names);
         let ids = |names: &Names| {
-            let Names { agent, exec, key, image, account, role, .. } = names.clone();
-            [agent, exec, key, image, account, role]
+            let Names { agent, exec, key, image, account, role, user, .. } = names.clone();
+            [agent, exec, key, image, account, role, user]
         };
         let send = async |names: &Names| ask(names).send(world, self.actor, &ids(names)).await;
         let answer = match send(&self.names).await {
@@ -210,6 +213,7 @@ impl Case<'_> {
             (Object::Account, ..) => world.fresh_account().await,
             (Object::Role, ..) => world.fresh_role().await,
             (Object::Label, ..) => world.fresh_label().await,
+            (Object::User, ..) => world.fresh_user().await,
             (Object::Tenant, "POST" | "PATCH" | "DELETE", _) => world.fresh_tenant().await,
             (_, "DELETE", "/v1/agents/{id}/files") => {
                 world.fresh_file("/gone").await;

@@ -16,6 +16,7 @@ pub(super) enum Object {
     /// Of an agent.
     Exec,
     Key,
+    User,
     Image,
     /// An image, in the body.
     Source,
@@ -43,6 +44,9 @@ const fn row(method: &'static str, path: &'static str, needs: &'static str, obje
 
 use Object as O;
 
+/// Whoever is let in at all.
+pub(super) const ANYTHING: &str = "anything";
+
 pub(super) const TABLE: &[Row] = &[
     row("GET", "/health", "", O::Open),
     row("GET", "/v1/health", "", O::Open),
@@ -51,6 +55,16 @@ pub(super) const TABLE: &[Row] = &[
     row("GET", "/v1/version", "", O::Open),
     row("GET", "/openapi.json", "", O::Open),
     row("GET", "/v1/openapi.json", "", O::Open),
+    row("GET", "/.well-known/jwks.json", "", O::Open),
+    row("POST", "/v1/auth/token", "", O::Open),
+    row("POST", "/v1/auth/login", "", O::Open),
+    row("POST", "/v1/auth/refresh", "", O::Open),
+    row("POST", "/v1/auth/logout", ANYTHING, O::Own),
+    row("POST", "/v1/users", "key:manage", O::Own),
+    row("GET", "/v1/users", "key:manage", O::Own),
+    row("GET", "/v1/users/{id}", "key:manage", O::User),
+    row("PATCH", "/v1/users/{id}", "key:manage", O::User),
+    row("DELETE", "/v1/users/{id}", "key:manage", O::User),
     row("GET", "/v1/scheduler/nodes", "scheduler:read", O::Platform),
     row("POST", "/v1/auth/keys", "key:manage", O::Own),
     row("GET", "/v1/auth/keys", "key:manage", O::Own),
@@ -129,6 +143,7 @@ pub(super) fn holds(role: Role, permission: &str) -> bool {
         "quota:read" => &[Admin, Developer, Viewer, Operator],
         "key:manage" | "tenant:read" | "tenant:write" => &[Admin],
         "audit:read" => &[Admin, Auditor],
+        ANYTHING => &[Admin, Developer, Viewer, Auditor, Operator],
         "scheduler:read" => &[Operator],
         "quota:write" | "platform:admin" => &[],
         other => panic!("{other} is not in the table of roles"),

@@ -44,6 +44,7 @@ pub(super) struct Names {
     pub(super) agent: String,
     pub(super) exec: String,
     pub(super) key: String,
+    pub(super) user: String,
     pub(super) image: String,
     pub(super) tenant: String,
     /// A service account's id.
@@ -80,6 +81,7 @@ pub(super) fn absent() -> Names {
         agent: "agtc0aaaaaaaaaaaaaaaa".into(),
         exec: "exec0aaaaaaaaaaaaaaaa".into(),
         key: "keyc0aaaaaaaaaaaaaaaa".into(),
+        user: "usrc0aaaaaaaaaaaaaaaa".into(),
         image: "absent/image:1".into(),
         tenant: "nobody".into(),
         account: "svac0aaaaaaaaaaaaaaaa".into(),
@@ -126,12 +128,15 @@ impl World {
         let account = made(account).await;
         let role = json!({ "name": "owners-own", "permissions": ["agent:read"] });
         made(as_admin(Method::POST, "/v1/roles").json(&role)).await;
+        let user = as_admin(Method::POST, "/v1/users").json(&json!({ "name": "kept", "role": "viewer" }));
+        let user = made(user).await;
         let own = server.as_key(&other, Method::POST, "/v1/agents?wait=running").json(&agent("own", "python:3.11"));
         let own = text(&made(own).await, "id");
         let mine = Names {
             agent: text(&prime, "id"),
             exec: text(&exec, "exec_id"),
             key: text(&key, "id"),
+            user: text(&user, "id"),
             image: "team/app:1".into(),
             tenant: MINE.into(),
             account: text(&account, "id"),
@@ -199,6 +204,12 @@ impl World {
         Names { label, ..self.mine.clone() }
     }
 
+    pub(super) async fn fresh_user(&self) -> Names {
+        let body = json!({ "name": format!("fresh-{}", self.number()), "role": "viewer" });
+        let user = made(self.admin(Method::POST, "/v1/users").json(&body)).await;
+        Names { user: text(&user, "id"), ..self.mine.clone() }
+    }
+
     pub(super) async fn fresh_tenant(&self) -> Names {
         let tenant = format!("fresh-{}", self.number());
         self.server.tenant(&tenant.parse().expect("a tenant")).await;
@@ -218,6 +229,7 @@ impl World {
             "/v1/agents/prime?show=env",
             "/v1/agents/prime/execs",
             "/v1/auth/keys?per_page=100",
+            "/v1/users?per_page=100",
             "/v1/images",
             "/v1/service-accounts",
             "/v1/roles",

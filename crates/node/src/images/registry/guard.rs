@@ -4,10 +4,11 @@
 //! allowed: the connection goes to the very address that was judged.
 
 use super::super::{ImageError, ImagesConfig, text};
+use aether_core::address::is_internal;
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// The rules of one pull.
@@ -107,46 +108,6 @@ pub(super) fn is_loopback_name(host: &str) -> bool {
     let name = without_port(host).trim_start_matches('[').trim_end_matches(']');
     name.trim_end_matches('.').eq_ignore_ascii_case("localhost")
         || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-/// Addresses that are never a public registry's.
-pub(super) fn is_internal(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => is_internal_v4(ip),
-        IpAddr::V6(ip) => is_internal_v6(ip),
-    }
-}
-
-fn is_internal_v4(ip: Ipv4Addr) -> bool {
-    let [a, b, c, _] = ip.octets();
-    matches!(
-        (a, b, c),
-        (0 | 10 | 127, _, _)
-            | (100, 64..=127, _)
-            | (169, 254, _)
-            | (172, 16..=31, _)
-            | (192, 0, 0)
-            | (192, 168, _)
-            | (198, 18..=19, _)
-            | (224..=255, _, _)
-    )
-}
-
-fn is_internal_v6(ip: Ipv6Addr) -> bool {
-    let s = ip.segments();
-    // Addresses that carry an IPv4 address are judged by that one.
-    let embedded = match s {
-        [0, 0, 0, 0, 0, 0xffff | 0, hi, lo] | [0x64, 0xff9b, 0, 0, 0, 0, hi, lo] => Some((hi, lo)),
-        [0x2002, hi, lo, ..] => Some((hi, lo)),
-        _ => None,
-    };
-    if let Some((hi, lo)) = embedded {
-        let [a, b] = hi.to_be_bytes();
-        let [c, d] = lo.to_be_bytes();
-        return is_internal_v4(Ipv4Addr::new(a, b, c, d));
-    }
-    // Only 2000::/3 is public unicast; documentation and ORCHID are not.
-    (s[0] & 0xe000) != 0x2000 || (s[0] == 0x2001 && (s[1] == 0xdb8 || s[1] < 0x200))
 }
 
 /// The system's resolver with internal addresses taken out.
