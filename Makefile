@@ -134,6 +134,15 @@ quotas: test-deps ## a quota of 50 under 200 at once, 100 rounds, and 10,000 ope
 matrix: test-deps ## Every operation by every role, forged keys and tokens, 100 rotations, 2,000 revocations (some minutes); results/matrix.jsonl
 	AETHER_REVOCATIONS=1000 AETHER_RESULTS=$(abspath results) cargo test -p aether-control --test it -- --nocapture matrix::
 
+.PHONY: canaries
+canaries: e2e-deps ## canary secrets by every path, looked for in every sink (a minute); results/secrets.jsonl
+	AETHER_BIN=$(abspath $(TARGET))/debug/aether AETHER_RESULTS=$(abspath results) \
+	  cargo test -p aether-e2e --test it -- --nocapture secrets::canaries
+
+.PHONY: fuzz-api
+fuzz-api: test-deps ## requests that schemathesis makes of the OpenAPI document, as eight kinds of caller (about 7 minutes); results/api_fuzz.jsonl
+	AETHER_FUZZ_API_SECONDS=40 AETHER_RESULTS=$(abspath results) cargo test -p aether-control --test it -- --nocapture fuzz_api
+
 .PHONY: http-abuse
 http-abuse: test-deps ## 10,000 hostile requests and 5,000 connections, an honest client beside them (about 5 minutes); results/http.jsonl
 	AETHER_ABUSE_REQUESTS=10000 AETHER_ABUSE_CONNECTIONS=5000 AETHER_RESULTS=$(abspath results) \

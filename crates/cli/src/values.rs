@@ -1,6 +1,7 @@
 //! Values as people write them on a command line.
 
 use crate::error::CliError;
+use aether_core::SecretRef;
 use aether_core::time::parse_duration;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -43,6 +44,21 @@ pub(crate) fn pairs(flag: &str, list: &[String]) -> Result<BTreeMap<String, Stri
             _ => Err(CliError::usage(format!("{flag}: {item:?} is not KEY=VALUE"))),
         })
         .collect()
+}
+
+/// `NAME`, `NAME=VARIABLE`, `NAME:/PATH` or `NAME:/PATH:MODE`; what is wrong
+/// with the parts is told by their check.
+pub(crate) fn secret_ref(text: &str) -> SecretRef {
+    if let Some((name, place)) = text.split_once(':') {
+        let mode =
+            place.rsplit_once(':').filter(|(_, mode)| !mode.is_empty() && mode.bytes().all(|b| b.is_ascii_digit()));
+        let (file, mode) = mode.map_or((place, None), |(file, mode)| (file, Some(mode.to_owned())));
+        return SecretRef { name: name.to_owned(), env: None, file: Some(file.to_owned()), mode };
+    }
+    match text.split_once('=') {
+        Some((name, variable)) => SecretRef { env: Some(variable.to_owned()), ..SecretRef::named(name) },
+        None => SecretRef::named(text),
+    }
 }
 
 /// The environment from `--env-file`s and `--env`s, later ones winning.
@@ -103,6 +119,16 @@ mod tests {
         for bad in ["", "g", "1k", "-1", "1.5g", "99999999999999999999", "99999999999999999t", "1é"] {
             assert!(parse_size_mib(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn secrets_have_a_place() {
+        let of = |text: &str| secret_ref(text);
+        assert_eq!(of("A"), SecretRef::named("A"));
+        assert_eq!(of("a=A"), SecretRef { env: Some("A".into()), ..SecretRef::named("a") });
+        let file = SecretRef { env: None, file: Some("/x".into()), ..SecretRef::named("a") };
+        assert_eq!(of("a:/x"), file);
+        assert_eq!(of("a:/x:0440"), SecretRef { mode: Some("0440".into()), ..file });
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::dialer::{DataClient, DataDialer, Nodes};
 use crate::inflight::InFlight;
 use crate::problem::ApiError;
 use crate::rates::Rates;
+use crate::secrets::Secrets;
 use aether_core::tenant::Resource;
 use aether_core::{Clock, Live, Rng};
 use aether_store::{AgentRow, Store};
@@ -34,6 +35,7 @@ pub(crate) struct AppState {
     pub(crate) standing: Standing,
     pub(crate) nodes: Nodes,
     pub(crate) audit: Seal,
+    pub(crate) secrets: Secrets,
     /// Cancelled when the server begins to drain: new requests get 503,
     /// streams say goodbye.
     pub(crate) draining: CancellationToken,
@@ -79,6 +81,7 @@ impl App {
             standing: Standing::default(),
             nodes: Nodes::new(dialer, store.clone(), control.channels.clone()),
             audit: control.audit.clone(),
+            secrets: control.secrets.clone(),
             store,
             draining,
             opened: control.opened.clone(),

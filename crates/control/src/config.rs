@@ -39,6 +39,8 @@ pub struct ControlConfig {
     pub local_users: bool,
     /// Whose tokens are taken beside our own.
     pub oidc: Vec<OidcIssuer>,
+    /// Where secrets are kept, or their data keys wrapped; absent: the store, with the seal key.
+    pub vault: Option<VaultConfig>,
     /// Fallback of the scheduler's wake-ups.
     pub schedule_interval: Duration,
     /// How nodes that fit are ranked.
@@ -301,6 +303,45 @@ impl OidcIssuer {
     }
 }
 
+/// Vault, or OpenBao.
+#[derive(Clone, Debug)]
+pub struct VaultConfig {
+    /// Scheme, host and port.
+    pub address: String,
+    pub token: Secret,
+    /// Wins over `token`; read at each use.
+    pub token_file: Option<PathBuf>,
+    pub namespace: Option<String>,
+    /// Of KV version 2.
+    pub mount: String,
+    /// Below the mount: values are at `<prefix>/<tenant>/<name>`.
+    pub prefix: String,
+    /// Set: values stay in the store, and this key wraps their data keys.
+    pub transit_key: Option<String>,
+    pub transit_mount: String,
+    /// Certificates (PEM) to trust beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Of one call.
+    pub timeout: Duration,
+}
+
+impl Default for VaultConfig {
+    fn default() -> Self {
+        Self {
+            address: String::new(),
+            token: Secret::default(),
+            token_file: None,
+            namespace: None,
+            mount: "secret".to_owned(),
+            prefix: "aether".to_owned(),
+            transit_key: None,
+            transit_mount: "transit".to_owned(),
+            ca_file: None,
+            timeout: Duration::from_secs(5),
+        }
+    }
+}
+
 /// Lease numbers that nodes are told in the welcome.
 #[derive(Clone, Debug)]
 pub struct NodeTimings {
@@ -338,6 +379,7 @@ impl ControlConfig {
             rates: RateShares::default(),
             redis: None,
             node: NodeTimings::default(),
+            vault: None,
             schedule_interval: Duration::from_secs(1),
             strategy: Strategy::default(),
             store_dir: None,

@@ -27,6 +27,7 @@ mod rates;
 mod reload;
 mod room;
 mod scheduler;
+mod secrets;
 mod server;
 mod session;
 mod telemetry;
@@ -37,11 +38,12 @@ pub use api::openapi;
 pub use audit::AuditKeyError;
 pub use config::{
     AuditConfig, ConfigError, ControlConfig, CorsConfig, Deadlines, JwtConfig, Limits, NodeTimings, OidcIssuer,
-    RateShares, RedisConfig, TlsConfig,
+    RateShares, RedisConfig, TlsConfig, VaultConfig,
 };
 pub use dialer::{DataDialer, DialError};
 pub use problem::ApiError;
 pub use reload::{Reload, Reloader};
+pub use secrets::VaultSetupError;
 pub use server::{ApiListeners, TlsError};
 pub use session::{NodeControlService, NodeSessions};
 
@@ -62,6 +64,7 @@ pub struct Control {
     tokens: auth::LiveTokens,
     outside: Arc<auth::Outside>,
     audit: audit::Seal,
+    secrets: secrets::Secrets,
     tls: server::LiveTls,
     places: server::Places,
     sessions: NodeSessions,
@@ -83,6 +86,15 @@ pub enum ControlError {
     Oidc(#[from] auth::FetchError),
     #[error(transparent)]
     AuditKey(#[from] AuditKeyError),
+    #[error(transparent)]
+    Vault(#[from] VaultSetupError),
+    #[error(transparent)]
+    SealFile(#[from] aether_store::SealKeyError),
+    #[error(
+        "the store's values are sealed with a key that seal.key does not hold: restore it, or copy it from a server that \
+         runs on this store"
+    )]
+    SealKey,
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error(transparent)]
@@ -109,14 +121,33 @@ impl Control {
         let audit = audit::Seal::open(&cfg.audit, rng.as_ref())?;
         let tls = cfg.tls.as_ref().map(|tls| server::tls_acceptor(tls, clock.now())).transpose()?;
         store.ping().await?;
+        if !store.follow_seal_key().await? {
+            return Err(ControlError::SealKey);
+        }
+        let secrets = secrets::Secrets::open(cfg.vault.as_ref(), store.clone())?;
         telemetry::install();
         let channels = dialer::ChannelCache::default();
-        let sessions = NodeSessions::new(&cfg, store.clone(), channels.clone());
+        let sessions = NodeSessions::new(&cfg, store.clone(), channels.clone(), secrets.clone());
         let places = server::Places::new(cfg.limits.max_connections);
         let opened = CancellationToken::new();
         opened.cancel();
         let (cfg, tls, tokens) = (Live::new(cfg), Live::new(tls), Live::new(tokens));
-        Ok(Self { cfg, store, clock, rng, pepper, tokens, outside, audit, tls, places, sessions, channels, opened })
+        Ok(Self {
+            cfg,
+            store,
+            clock,
+            rng,
+            pepper,
+            tokens,
+            outside,
+            audit,
+            secrets,
+            tls,
+            places,
+            sessions,
+            channels,
+            opened,
+        })
     }
 
     /// Serves what the store knows while this process still opens its node;
@@ -131,7 +162,8 @@ impl Control {
     /// For changing settings while it runs.
     pub fn reloader(&self) -> Reloader {
         let live = (self.cfg.clone(), self.tls.clone(), self.tokens.clone());
-        Reloader::new(live, self.places.clone(), self.rng.clone(), self.clock.clone())
+        let seal = self.store.seal_keys().clone();
+        Reloader::new(live, self.places.clone(), seal, (self.rng.clone(), self.clock.clone()))
     }
 
     /// What nodes dial: serve it on the in-memory pipe or on an mTLS
@@ -150,20 +182,22 @@ impl Control {
     ) -> Result<(), ControlError> {
         let app = app::App::new(&self, dialer, shutdown.child_token());
         let keeper = audit::Keeper::new(&self.cfg, self.store.clone(), self.clock.clone(), self.audit.clone());
-        let scheduler = scheduler::Scheduler::new(&self.cfg, self.store.clone(), self.clock.clone(), keeper);
+        let scheduler =
+            scheduler::Scheduler::new(&self.cfg, self.store.clone(), self.clock.clone(), keeper, self.secrets.clone());
         let (opened, stop) = (self.opened.clone(), shutdown.child_token());
         let scheduler = tokio::spawn(async move {
             if stop.run_until_cancelled(opened.cancelled()).await.is_some() {
                 scheduler.run(stop).await;
             }
         });
+        let master = tokio::spawn(secrets::tend(self.store.clone(), shutdown.child_token()));
         let gauges = tokio::spawn(telemetry::keep_gauges(self.store.clone(), shutdown.child_token()));
         let (cfg, tls, clock) = (self.cfg.clone(), self.tls.clone(), self.clock.clone());
         let certificate = tokio::spawn(server::keep_certificate(cfg, tls, clock, shutdown.child_token()));
         server::serve(listeners, self.tls.clone(), self.places.clone(), api::router(&app), &app, shutdown.clone())
             .await?;
         self.sessions.close();
-        for task in [scheduler, gauges, certificate] {
+        for task in [scheduler, gauges, certificate, master] {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a background task of the control plane died");
             }

@@ -284,6 +284,10 @@ impl From<StoreError> for ApiError {
             E::TooMany { what, most } => {
                 Self::conflict(format!("There are {most} {what} already, which is the most."), "Remove some first.")
             }
+            E::SecretMissing { name } => Self::conflict(
+                format!("The agent names the secret {name}, which is not there."),
+                "Set the secret, or make another agent without it.",
+            ),
             E::TenantInactive { status } => crate::api::inactive(status),
             E::DefaultTenant => Self::conflict(
                 "The tenant `default` can be neither suspended nor deleted: operators come in through it.",

@@ -9,6 +9,7 @@ use crate::auth::{Keys, LiveTokens, Tokens};
 use crate::config::ControlConfig;
 use crate::server::{LiveTls, Places, tls_acceptor};
 use aether_core::{Clock, Live, Rng};
+use aether_store::{SealKeyError, SealKeys};
 use std::sync::Arc;
 use tokio_rustls::TlsAcceptor;
 
@@ -19,6 +20,7 @@ pub struct Reloader {
     tls: LiveTls,
     tokens: LiveTokens,
     places: Places,
+    seal: SealKeys,
     rng: Arc<dyn Rng>,
     clock: Arc<dyn Clock>,
 }
@@ -40,10 +42,10 @@ impl Reloader {
     pub(crate) fn new(
         (cfg, tls, tokens): (Live<ControlConfig>, LiveTls, LiveTokens),
         places: Places,
-        rng: Arc<dyn Rng>,
-        clock: Arc<dyn Clock>,
+        seal: SealKeys,
+        (rng, clock): (Arc<dyn Rng>, Arc<dyn Clock>),
     ) -> Self {
-        Self { cfg, tls, tokens, places, rng, clock }
+        Self { cfg, tls, tokens, places, seal, rng, clock }
     }
 
     /// Checks the settings, and reads certificates and keys anew. What only a
@@ -72,6 +74,11 @@ impl Reloader {
         cfg.check()?;
         let tls = cfg.tls.as_ref().map(|tls| tls_acceptor(tls, self.clock.now())).transpose()?;
         let tokens = Tokens::new(&cfg.jwt, Keys::load(&cfg.jwt, self.rng.as_ref())?);
+        // More keys that open harm nothing that is not in force; which one seals is the store's to say.
+        match self.seal.reload() {
+            Ok(()) | Err(SealKeyError::NoFile) => {}
+            Err(error) => return Err(error.into()),
+        }
         Ok(Reload { of: self.clone(), cfg, tls, tokens })
     }
 }

@@ -16,6 +16,7 @@ mod queue;
 
 use crate::audit::Keeper;
 use crate::config::ControlConfig;
+use crate::secrets::Secrets;
 use crate::telemetry;
 use aether_core::api::NodeAmounts;
 use aether_core::{Clock, Live, Timestamp};
@@ -52,12 +53,28 @@ pub(crate) struct Scheduler {
     lease: Duration,
     /// Works for the audit log while this server leads.
     keeper: Keeper,
+    /// For the erasure of tenants.
+    secrets: Secrets,
 }
 
 impl Scheduler {
-    pub(crate) fn new(live: &Live<ControlConfig>, store: Store, clock: Arc<dyn Clock>, keeper: Keeper) -> Self {
+    pub(crate) fn new(
+        live: &Live<ControlConfig>,
+        store: Store,
+        clock: Arc<dyn Clock>,
+        keeper: Keeper,
+        secrets: Secrets,
+    ) -> Self {
         let cfg = live.get();
-        Self { store, clock, server_id: cfg.server_id.clone(), cfg: live.clone(), lease: cfg.node.lease, keeper }
+        Self {
+            store,
+            clock,
+            server_id: cfg.server_id.clone(),
+            cfg: live.clone(),
+            lease: cfg.node.lease,
+            keeper,
+            secrets,
+        }
     }
 
     pub(crate) async fn run(self, shutdown: CancellationToken) {
@@ -69,7 +86,7 @@ impl Scheduler {
                         let ended = tokio::select! {
                             ended = self.lead(&epoch) => ended,
                             ended = self.keeper.run(&epoch) => ended,
-                            ended = erase::run(&self.store, &epoch) => ended,
+                            ended = erase::run(&self.store, &self.secrets, &epoch) => ended,
                         };
                         tracing::info!(epoch = epoch.value(), reason = %ended, "leading no more");
                     }

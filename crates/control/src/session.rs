@@ -15,12 +15,15 @@ mod push;
 
 use crate::config::{ControlConfig, NodeTimings};
 use crate::dialer::ChannelCache;
+use crate::secrets::{NotGiven, Secrets};
 use crate::telemetry;
-use aether_core::{NodeId, Observed};
+use aether_core::{AgentId, NodeId, Observed};
 use aether_proto::node::node_control_server::{NodeControl, NodeControlServer};
 use aether_proto::node::node_message::Message as FromNode;
 use aether_proto::node::server_message::Message as ToNode;
-use aether_proto::node::{AgentReport, NodeMessage, ServerMessage, ServerWelcome};
+use aether_proto::node::{
+    AgentReport, NodeMessage, SecretValue, SecretsRequest, SecretsResponse, ServerMessage, ServerWelcome,
+};
 use aether_store::{HeartbeatRow, ReportResult, ReportRow, Store, StoreError};
 use futures::FutureExt;
 use parking_lot::Mutex;
@@ -54,17 +57,19 @@ struct Shared {
     server_id: String,
     timings: NodeTimings,
     channels: ChannelCache,
+    secrets: Secrets,
     live: Mutex<BTreeMap<NodeId, CancellationToken>>,
     closed: CancellationToken,
 }
 
 impl NodeSessions {
-    pub(crate) fn new(cfg: &ControlConfig, store: Store, channels: ChannelCache) -> Self {
+    pub(crate) fn new(cfg: &ControlConfig, store: Store, channels: ChannelCache, secrets: Secrets) -> Self {
         Self(Arc::new(Shared {
             store,
             server_id: cfg.server_id.clone(),
             timings: cfg.node.clone(),
             channels,
+            secrets,
             live: Mutex::default(),
             closed: CancellationToken::new(),
         }))
@@ -101,6 +106,26 @@ impl NodeControl for NodeSessions {
             }
         });
         Ok(Response::new(ReceiverStream::new(answers)))
+    }
+
+    async fn secrets(&self, request: Request<SecretsRequest>) -> Result<Response<SecretsResponse>, Status> {
+        let asked = request.into_inner();
+        let node: NodeId = asked.node_id.parse().map_err(|_| Status::invalid_argument("node_id has no valid form"))?;
+        let agent: AgentId =
+            asked.agent_id.parse().map_err(|_| Status::invalid_argument("agent_id has no valid form"))?;
+        let given = self.0.secrets.give((&node, asked.node_epoch), (&agent, asked.generation)).await;
+        let answer = match given {
+            Ok(given) => {
+                let value = |(name, value): (String, zeroize::Zeroizing<Vec<u8>>)| SecretValue {
+                    name,
+                    value: value.to_vec().into(),
+                };
+                SecretsResponse { secrets: given.into_iter().map(value).collect(), refusal: String::new() }
+            }
+            Err(NotGiven::Refused(refusal)) => SecretsResponse { secrets: Vec::new(), refusal },
+            Err(NotGiven::Later(reason)) => return Err(Status::unavailable(reason)),
+        };
+        Ok(Response::new(answer))
     }
 }
 

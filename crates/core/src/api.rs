@@ -8,6 +8,7 @@ mod event;
 #[cfg(test)]
 mod fuzz;
 mod key;
+mod secret;
 mod system;
 mod tenant;
 mod update;
@@ -21,6 +22,10 @@ pub use event::{EventInfo, EventPage};
 pub use key::{
     Budget, KeyAllow, KeyCreated, KeyInfo, KeyPatch, KeyRequest, KeyRotation, LabelBudget, RoleInfo, RolePatch,
     RoleRequest, ServiceAccountInfo, ServiceAccountRequest, validate_key_name,
+};
+pub use secret::{
+    MasterKey, MasterKeyRequest, MasterKeyState, MasterKeyStep, SecretInfo, SecretRequest, SecretRotation,
+    SecretVersionInfo,
 };
 pub use system::{DiskUsage, PruneRequest, Pruned, TagRequest, UsageRow};
 pub use tenant::{
@@ -36,6 +41,7 @@ use crate::error::FieldError;
 use crate::id::{AgentId, TenantId};
 use crate::name::AgentName;
 use crate::probe::HealthProbe;
+use crate::secrets::SecretRef;
 use crate::spec::{AgentSpec, NetworkPolicy, ProcessRestart, Recovery, Resources};
 use crate::state::{Desired, Observed};
 use crate::time::{Timestamp, parse_duration};
@@ -90,6 +96,10 @@ pub struct AgentConfig {
     pub recovery: Recovery,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthProbe>,
+    /// Secrets of the tenant that the agent gets; a plain name is a variable of that name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schema(value_type = Vec<crate::secrets::SecretForm>))]
+    pub secrets: Vec<SecretRef>,
 }
 
 impl AgentConfig {
@@ -115,6 +125,7 @@ impl AgentConfig {
             process_restart: ProcessRestart::default(),
             recovery: Recovery::default(),
             health: None,
+            secrets: Vec::new(),
         }
     }
 
@@ -152,8 +163,10 @@ impl AgentConfig {
             process_restart: self.process_restart,
             recovery: self.recovery,
             health: self.health,
+            secrets: self.secrets,
         };
         errors.extend(spec.validate());
+        errors.extend(crate::secrets::validate_beside_env(&spec.secrets, &self.env));
         if errors.is_empty() { Ok(CheckedConfig { name, alias, spec, env: self.env }) } else { Err(errors) }
     }
 }
@@ -183,6 +196,9 @@ pub struct AgentInfo {
     pub env_names: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<BTreeMap<String, String>>,
+    /// Which version of each secret this run was given.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secret_versions: BTreeMap<String, u64>,
     pub status: Observed,
     /// Of a running agent: the guest does not answer, or not as the protocol
     /// wants it, or its probe fails.
@@ -259,9 +275,10 @@ pub mod failure {
     pub const NO_CAPACITY: &str = "NO_CAPACITY";
     pub const NODE_ERROR: &str = "NODE_ERROR";
     pub const ISOLATION_REFUSED: &str = "ISOLATION_REFUSED";
+    pub const SECRET_UNAVAILABLE: &str = "SECRET_UNAVAILABLE";
 
     /// All of them, as docs/errors.md lists them.
-    pub const ALL: [&str; 12] = [
+    pub const ALL: [&str; 13] = [
         IMAGE_NOT_FOUND,
         IMAGE_PULL_FAILED,
         IMAGE_INVALID,
@@ -274,6 +291,7 @@ pub mod failure {
         NO_CAPACITY,
         NODE_ERROR,
         ISOLATION_REFUSED,
+        SECRET_UNAVAILABLE,
     ];
 }
 

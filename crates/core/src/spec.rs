@@ -5,6 +5,7 @@
 
 use crate::error::FieldError;
 use crate::probe::HealthProbe;
+use crate::secrets::SecretRef;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -71,6 +72,9 @@ pub struct AgentSpec {
     /// Run by the guest; absent: only the guest itself is looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthProbe>,
+    /// Names and places alone; the values are handed to the guest when it begins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretRef>,
 }
 
 /// Zero or absent means the default.
@@ -182,6 +186,7 @@ impl AgentSpec {
             process_restart: ProcessRestart::default(),
             recovery: Recovery::default(),
             health: None,
+            secrets: Vec::new(),
         }
     }
 
@@ -231,6 +236,7 @@ impl AgentSpec {
         if let Some(health) = &self.health {
             errors.extend(health.validate());
         }
+        errors.extend(crate::secrets::validate_refs(&self.secrets));
         for (field, map) in [("labels", &self.labels), ("metadata", &self.metadata)] {
             errors.extend(validate_pairs(field, map));
         }

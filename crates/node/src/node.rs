@@ -8,7 +8,7 @@ use crate::engine::Engine;
 use crate::images::{Images, ImagesConfig};
 use crate::journal::{Journal, JournalError};
 use crate::network::NetworkPool;
-use crate::runtime::{Host, Reports, Slots, Spares, Supervisor};
+use crate::runtime::{ControlLine, Host, Reports, Slots, Spares, Supervisor};
 use crate::session::{Capacity, Session};
 use aether_core::spec::Resources;
 use aether_core::{Clock, Live, NodeId, Rng};
@@ -136,6 +136,7 @@ impl Node {
             slots: Slots::new(config.slots),
             spares,
             reports: Reports::default(),
+            control: ControlLine::default(),
             shutdown: CancellationToken::new(),
             engine: parts.engine,
             network: parts.network,

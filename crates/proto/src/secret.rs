@@ -1,7 +1,7 @@
 //! How messages that carry secrets are printed: without them. `build.rs` keeps
 //! the generator from deriving `Debug` for each of these.
 
-use crate::node::ImagePullRequest;
+use crate::node::{ImagePullRequest, SecretValue};
 use std::fmt;
 
 /// Whether there is one is no secret, and helps.
@@ -28,6 +28,13 @@ impl fmt::Debug for ImagePullRequest {
     }
 }
 
+impl fmt::Debug for SecretValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, value: _ } = self;
+        f.debug_struct("SecretValue").field("name", name).finish_non_exhaustive()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,5 +53,13 @@ mod tests {
         }
         request.password.clear();
         assert!(format!("{request:?}").contains("password: none"));
+    }
+
+    #[test]
+    fn a_value_is_not_printed() {
+        let secret = SecretValue { name: "DB".into(), value: "hunter2".into() };
+        let all = crate::node::SecretsResponse { secrets: vec![secret], refusal: String::new() };
+        let shown = format!("{all:?}");
+        assert!(shown.contains("DB") && !shown.contains("hunter2") && !shown.contains("104"), "{shown}");
     }
 }

@@ -45,6 +45,9 @@ pub enum StoreError {
     /// Of things that are bounded in number.
     #[error("there are {most} {what} already")]
     TooMany { what: &'static str, most: u64 },
+    /// An agent names it, and it was deleted since.
+    #[error("the secret {name:?} that the agent names is not there")]
+    SecretMissing { name: String },
     /// The tenant may begin nothing new, or is on its way out.
     #[error("the tenant is {status}")]
     TenantInactive { status: TenantStatus },

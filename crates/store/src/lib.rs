@@ -25,5 +25,5 @@ mod tx;
 
 pub use error::StoreError;
 pub use model::*;
-pub use seal::{SealKey, SealKeyError};
-pub use store::{AUDIT_LINKED_AT_ONCE, Store, StoreConfig};
+pub use seal::{SealKey, SealKeyError, SealKeys};
+pub use store::{AUDIT_LINKED_AT_ONCE, MasterKeyError, Store, StoreConfig};

@@ -42,6 +42,7 @@ pub(crate) const MIGRATIONS: &[Migration] = migrations![
     10 "0010_audit_chain",
     11 "0011_keys",
     12 "0012_users_and_sessions",
+    13 "0013_secrets",
 ];
 
 /// The newest step that this program knows.

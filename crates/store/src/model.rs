@@ -20,6 +20,8 @@ use crate::error::StoreError;
 
 mod audit;
 pub use audit::*;
+mod secret;
+pub use secret::*;
 
 /// An agent as the store knows it. The env's values are apart, sealed.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +32,8 @@ pub struct AgentRow {
     pub alias: Option<AgentName>,
     pub spec: AgentSpec,
     pub env_names: Vec<String>,
+    /// Which versions the run was given when it began.
+    pub secret_versions: BTreeMap<String, u64>,
     pub desired: Desired,
     pub observed: Observed,
     /// Rises with every write of the row.
@@ -425,7 +429,7 @@ pub struct EventRow {
     /// None: of the platform (nodes).
     pub tenant: Option<TenantId>,
     /// `agent.created`, `agent.desired`, `agent.placed`, `agent.observed`,
-    /// `agent.updated`, `agent.waiting`, `agent.gone`, `node.registered`, `node.lost` …
+    /// `agent.updated`, `agent.secrets`, `agent.waiting`, `agent.gone`, `node.registered`, `node.lost` …
     pub kind: String,
     pub agent_id: Option<AgentId>,
     /// What the agent is called now; of a tenant's events only.

@@ -2,8 +2,8 @@
 //! its operation; what it does and guarantees is in `ops`. Those that take an
 //! idempotency key are in `keyed`, those whose rows are kept in memory in
 //! `kept`, the control plane's own in `scheduling`, tenants in `tenancy`, keys,
-//! service accounts and roles in `identity`, users and logins in `logins`, the
-//! audit log's in `audit_log`.
+//! service accounts and roles in `identity`, users and logins in `logins`,
+//! secrets in `secrets`, the audit log's in `audit_log`.
 
 mod audit_log;
 mod identity;
@@ -11,16 +11,18 @@ mod kept;
 mod keyed;
 mod logins;
 mod scheduling;
+mod secrets;
 mod tenancy;
 
 pub use audit_log::AUDIT_LINKED_AT_ONCE;
+pub use secrets::MasterKeyError;
 
 use crate::error::StoreError;
 use crate::migrate;
 use crate::model::*;
 use crate::ops::{agents, assign, audit, events, execs, listing, nodes, reports, update};
 use crate::postgres::Postgres;
-use crate::seal::SealKey;
+use crate::seal::SealKeys;
 use crate::sqlite::Sqlite;
 use crate::tx::{Context, OpFuture, Tx};
 use aether_core::api::CheckedPatch;
@@ -87,7 +89,7 @@ impl Store {
     /// Opens a database whose schema fits this program; does not migrate.
     pub async fn open(
         cfg: StoreConfig,
-        seal: SealKey,
+        seal: impl Into<SealKeys>,
         clock: Arc<dyn Clock>,
         rng: Arc<dyn Rng>,
     ) -> Result<Store, StoreError> {
@@ -102,7 +104,7 @@ impl Store {
     /// Opens without a look at the schema: for `migrate_up` and friends.
     pub async fn connect(
         cfg: StoreConfig,
-        seal: SealKey,
+        seal: impl Into<SealKeys>,
         clock: Arc<dyn Clock>,
         rng: Arc<dyn Rng>,
     ) -> Result<Store, StoreError> {
@@ -113,7 +115,7 @@ impl Store {
                 Engine::Postgres(Postgres::open(url, *max_connections, changes.clone()).await?)
             }
         };
-        let context = Arc::new(Context { clock, rng, seal });
+        let context = Arc::new(Context { clock, rng, seal: seal.into() });
         Ok(Store { inner: Arc::new(Inner { engine, context, changes }) })
     }
 

@@ -3,7 +3,7 @@
 //! TEXT and BYTEA/BLOB only), so that an operation is written once.
 
 use crate::error::StoreError;
-use crate::seal::SealKey;
+use crate::seal::SealKeys;
 use aether_core::{Clock, Rng, Timestamp};
 use async_trait::async_trait;
 use std::future::Future;
@@ -18,7 +18,7 @@ pub(crate) type OpFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreErr
 pub(crate) struct Context {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) rng: Arc<dyn Rng>,
-    pub(crate) seal: SealKey,
+    pub(crate) seal: SealKeys,
 }
 
 impl Context {

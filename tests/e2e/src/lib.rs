@@ -11,6 +11,8 @@
 
 mod attacks;
 mod host;
+mod http;
+mod look;
 mod pty;
 mod server;
 mod tiny;
@@ -18,6 +20,8 @@ mod tiny;
 pub use aether_counted::{Counted, Dice, seed, trials};
 pub use attacks::ATTACKS;
 pub use host::HostState;
+pub use http::http;
+pub use look::{files, hits_in, memory};
 pub use pty::Pty;
 pub use server::{Cli, LONG, Run, Server, Settings};
 pub use tiny::tiny_image;

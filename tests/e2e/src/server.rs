@@ -154,6 +154,12 @@ impl Server {
         server
     }
 
+    /// Another value of a key, from the next start on.
+    pub fn set(&mut self, key: &str, value: &str) {
+        self.settings.extra.push((key.to_owned(), value.to_owned()));
+        self.write_config();
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

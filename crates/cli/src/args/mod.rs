@@ -11,6 +11,7 @@ mod housekeeping;
 mod image;
 mod login;
 mod run;
+mod secret;
 mod system;
 mod tenant;
 mod update;
@@ -32,6 +33,9 @@ pub(crate) use housekeeping::{ImagePruneArgs, SystemCommand, SystemPruneArgs, Ta
 pub(crate) use image::{ImageCommand, ImportArgs, PullArgs};
 pub(crate) use login::{LoginArgs, LogoutArgs, ProfileCommand};
 pub(crate) use run::{Network, PullPolicy, RunArgs, SandboxArgs};
+pub(crate) use secret::{
+    MasterStep, RotateMasterArgs, SecretCommand, SecretRemoveArgs, SecretRotateArgs, SecretSetArgs,
+};
 pub(crate) use system::{ConfigCommand, DoctorArgs, MigrateArgs, MigrateCommand, NodeCommand, ServerArgs, SetArgs};
 pub(crate) use tenant::{
     Limit, QuotaCommand, QuotaSetArgs, TenantCommand, TenantCreateArgs, TenantDeleteArgs, TenantUpdateArgs,
@@ -184,6 +188,9 @@ pub(crate) enum Command {
     /// Manage users, who log in with a password
     #[command(subcommand)]
     User(UserCommand),
+    /// Keep secrets for agents
+    #[command(subcommand)]
+    Secret(SecretCommand),
     /// Manage tenants
     #[command(subcommand)]
     Tenant(TenantCommand),

@@ -34,6 +34,9 @@ pub(crate) struct SandboxArgs {
     /// Read variables from a file of NAME=VALUE lines (repeatable)
     #[arg(long, value_name = "FILE")]
     pub(crate) env_file: Vec<PathBuf>,
+    /// Give a secret: NAME or NAME=VARIABLE as a variable, NAME:/PATH[:MODE] as a file in memory (repeatable)
+    #[arg(long, value_name = "NAME[=VARIABLE|:PATH]")]
+    pub(crate) secret: Vec<String>,
     /// Attach a label (repeatable)
     #[arg(long, short = 'l', value_name = "KEY=VALUE")]
     pub(crate) label: Vec<String>,

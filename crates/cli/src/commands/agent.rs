@@ -6,7 +6,7 @@ use crate::args::{CreateArgs, ListArgs, SandboxArgs};
 use crate::client::{IDEMPOTENCY_KEY, query};
 use crate::error::CliError;
 use crate::output::{ago, line};
-use crate::values::{environment, pairs};
+use crate::values::{environment, pairs, secret_ref};
 use aether_core::api::{AgentConfig, AgentHealth, AgentInfo, Page};
 use aether_core::source::OsRng;
 use aether_core::spec::{NetworkPolicy, Resources};
@@ -26,6 +26,7 @@ pub(super) fn config_of(image: String, words: Vec<String>, sandbox: &SandboxArgs
     config.workdir.clone_from(&sandbox.workdir);
     config.user.clone_from(&sandbox.user);
     config.env = environment(&sandbox.env_file, &sandbox.env, |name| std::env::var(name).ok())?;
+    config.secrets = sandbox.secret.iter().map(|text| secret_ref(text)).collect();
     config.labels = pairs("--label", &sandbox.label)?;
     config.resources = Resources { cpu_count: sandbox.cpu, memory_mb: sandbox.memory, disk_mb: sandbox.disk };
     config.network = match sandbox.network {

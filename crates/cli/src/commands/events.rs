@@ -121,7 +121,9 @@ fn sentence(event: &EventInfo) -> String {
         (Some(true), None) => "unhealthy".to_owned(),
         _ => String::new(),
     };
-    let parts = [what, well, changed.join(", "), exit, error.to_owned()];
+    let secrets = event.data["secrets"].as_object().into_iter().flatten();
+    let secrets: Vec<String> = secrets.map(|(name, version)| format!("{name} version {version}")).collect();
+    let parts = [what, secrets.join(", "), well, changed.join(", "), exit, error.to_owned()];
     let tail: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     format!("{}  {:15} {}  {}", event.time, event.kind, who, tail.join("; ")).trim_end().to_owned()
 }
@@ -152,6 +154,8 @@ mod tests {
         let unwell =
             serde_json::json!({ "from": "running", "to": "running", "unhealthy": true, "unhealthy_reason": "it lies" });
         assert!(sentence(&event("agent.updated", unwell)).ends_with("web-1  unhealthy: it lies"));
+        let given = event("agent.secrets", serde_json::json!({ "secrets": { "DB": 2 } }));
+        assert!(sentence(&given).ends_with("agent.secrets   web-1  DB version 2"));
         assert!(sentence(&event("agent.gone", serde_json::json!({}))).ends_with("agent.gone      web-1"));
     }
 }

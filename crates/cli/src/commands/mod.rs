@@ -20,6 +20,7 @@ mod node;
 mod port_forward;
 mod renew;
 mod run;
+mod secret;
 mod show;
 mod stats;
 mod tenant;
@@ -123,6 +124,7 @@ pub(crate) async fn dispatch(context: &Context, command: Command) -> Result<u8, 
             ApiKeyCommand::Rotate(args) => keys::rotate(context, args).await,
             ApiKeyCommand::Revoke { keys } => keys::revoke(context, &keys).await,
         },
+        Command::Secret(command) => secret::secret(context, command).await,
         Command::ServiceAccount(command) => access::service_account(context, command).await,
         Command::Role(command) => access::role(context, command).await,
         Command::User(command) => user::user(context, command).await,

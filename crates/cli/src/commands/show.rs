@@ -105,6 +105,7 @@ pub(super) fn details(agent: &AgentInfo) -> String {
         ("Node", text(&agent.node)),
         ("Placement", text(&agent.placement_reason)),
         ("Environment", agent.env.as_ref().map(map).unwrap_or_else(|| agent.env_names.join("\n"))),
+        ("Secrets", secrets(agent)),
         ("Labels", map(&agent.config.labels)),
         ("Metadata", map(&agent.config.metadata)),
         ("Next start", agent.pending_restart.join(", ")),
@@ -115,6 +116,18 @@ pub(super) fn details(agent: &AgentInfo) -> String {
         ("Stopped", time(agent.stopped_at)),
         ("Expires", time(agent.expires_at)),
     ])
+}
+
+/// Each secret, where it is, and the version that this run was given.
+fn secrets(agent: &AgentInfo) -> String {
+    let one = |s: &aether_core::SecretRef| {
+        let place = s.file.as_deref().or(s.env.as_deref()).unwrap_or_default();
+        match agent.secret_versions.get(&s.name) {
+            Some(version) => format!("{} as {place}, version {version}", s.name),
+            None => format!("{} as {place}", s.name),
+        }
+    };
+    agent.config.secrets.iter().map(one).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ pub(super) fn check(config: &Config, values: &Values) -> Result<Vec<String>, Cli
     node(&mut said, config);
     registries(&mut said, config);
     security(&mut said, config);
+    vault(&mut said, config);
     let Said { errors, warnings, .. } = said;
     if errors.is_empty() { Ok(warnings) } else { Err(CliError::failed(errors.join("\n"))) }
 }
@@ -133,6 +134,27 @@ fn security(said: &mut Said, config: &Config) {
     }
     if security.jwt_issuer.is_empty() || !security.jwt_issuer.bytes().all(|b| b.is_ascii_graphic()) {
         said.wrong("security.jwt_issuer", "must be printable ASCII without spaces");
+    }
+}
+
+fn vault(said: &mut Said, config: &Config) {
+    let security = &config.security;
+    if !security.vault_enabled {
+        return;
+    }
+    if security.vault_address.is_empty() {
+        said.wrong("security.vault_enabled", "needs security.vault_address");
+    } else if !["http://", "https://"].iter().any(|scheme| security.vault_address.starts_with(scheme)) {
+        said.wrong("security.vault_address", "must be http:// or https://, host and port");
+    }
+    if security.vault_token.is_empty() && security.vault_token_file.is_none() {
+        said.wrong("security.vault_enabled", "needs security.vault_token or security.vault_token_file");
+    }
+    if let Some(host) = security.vault_address.strip_prefix("http://")
+        && !["127.", "localhost", "[::1]"].iter().any(|own| host.starts_with(own))
+    {
+        said.warnings
+            .push(format!("Vault is spoken to without TLS at {host}: token and values can be read on the way"));
     }
 }
 

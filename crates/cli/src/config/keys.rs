@@ -214,7 +214,8 @@ settings! {
         retention: u32 = "0" in "0" to "36500", Live;
     }
 
-    /// Tokens and logins: see [authentication.md](authentication.md).
+    /// Tokens and logins: see [authentication.md](authentication.md). Secrets of tenants, in the store or with Vault (or
+    /// OpenBao): see [secrets.md](secrets.md).
     security: SecuritySettings {
         /// Signs tokens (HS256). Where neither this nor a private key is given, a server with a database of its own
         /// makes a key (EdDSA, `jwt-signing.key` in `server.state_dir`), and one on PostgreSQL does not start.
@@ -238,6 +239,29 @@ settings! {
         local_users: bool = "false", Live;
         /// Whose tokens are taken beside our own (OpenID Connect): entries as in the page above.
         oidc: Issuers = "", Restart;
+        /// New secrets go to Vault KV version 2, or are sealed with a key that its transit wraps. Vault is required
+        /// then: while it is away secrets can be neither set nor given to agents that start; what runs goes on.
+        vault_enabled: bool = "false", Restart;
+        /// http:// or https://, host and port.
+        vault_address: String = "", Restart;
+        /// The token for it.
+        vault_token: Secret = "", Restart;
+        /// A file with the token, read at each use, for whoever renews it; wins over `security.vault_token`.
+        vault_token_file: Option<PathBuf> = "", Restart;
+        /// The namespace; empty: none.
+        vault_namespace: String = "", Restart;
+        /// Where KV version 2 is mounted.
+        vault_mount: String = "secret", Restart;
+        /// The path below the mount: values are at this path, the tenant, the secret's name.
+        vault_path: String = "aether", Restart;
+        /// A transit key that wraps data keys; values stay in the store then. Empty: KV.
+        vault_transit_key: String = "", Restart;
+        /// Where transit is mounted.
+        vault_transit_mount: String = "transit", Restart;
+        /// Certificates (PEM) to trust beside the system's.
+        vault_ca_file: Option<PathBuf> = "", Restart;
+        /// The limit of one call.
+        vault_timeout: Duration = "5s" in "100ms" to "10s", Restart;
     }
 
     /// Logs and metrics.
@@ -387,7 +411,4 @@ pub(crate) const NOT_USED: &[&str] = &[
     "observability.tracing_sample_rate",
     "observability.jaeger_endpoint",
     "observability.otlp_endpoint",
-    "security.vault_enabled",
-    "security.vault_address",
-    "security.vault_token",
 ];

@@ -29,6 +29,8 @@ pub(crate) fn sample(key: &Key) -> String {
     let text = match key.name {
         "server.address" => "127.0.0.1:9999",
         "server.allowed_origins" => "https://console.example",
+        "security.vault_timeout" => "7s",
+        "security.vault_address" => "https://vault.example:8200",
         "server.enable_auth" | "engine.encrypt_disks" | "observability.metrics_enabled" => "false",
         "scheduler.strategy" => "spread",
         "scheduler.heartbeat_interval" => "1s",
@@ -66,15 +68,24 @@ pub(crate) fn sample(key: &Key) -> String {
     text.to_owned()
 }
 
-/// Keys that are only valid together with another.
-pub(crate) fn partner(key: &Key) -> Option<(&'static str, &'static str)> {
+/// Keys that are only valid together with another; of one that is needed, it
+/// has another value.
+pub(crate) fn partner(key: &Key) -> Vec<(&'static str, &'static str)> {
     match key.name {
-        "server.tls_cert" => Some(("server.tls_key", "/a/key")),
-        "server.tls_key" => Some(("server.tls_cert", "/a/cert")),
-        "server.tls_names" => Some(("server.tls_own_ca", "true")),
-        "security.jwt_public_key_path" => Some(("security.jwt_private_key_path", "/a/key")),
-        "server.enable_cors" => Some(("server.allowed_origins", "https://a.example")),
-        _ => None,
+        "server.tls_cert" => vec![("server.tls_key", "/a/key")],
+        "server.tls_key" => vec![("server.tls_cert", "/a/cert")],
+        "server.tls_names" => vec![("server.tls_own_ca", "true")],
+        "security.jwt_public_key_path" => vec![("security.jwt_private_key_path", "/a/key")],
+        "server.enable_cors" => vec![("server.allowed_origins", "https://a.example")],
+        name if name.starts_with("security.vault_") => {
+            let vault = [
+                ("security.vault_enabled", "true"),
+                ("security.vault_address", "https://v.example"),
+                ("security.vault_token", "t"),
+            ];
+            vault.into_iter().filter(|(other, _)| *other != name || name != "security.vault_enabled").collect()
+        }
+        _ => Vec::new(),
     }
 }
 

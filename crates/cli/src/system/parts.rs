@@ -6,7 +6,7 @@ use crate::error::CliError;
 use crate::values::duration;
 use aether_control::{
     AuditConfig, ControlConfig, CorsConfig, Deadlines, JwtConfig, Limits, NodeTimings, OidcIssuer, RateShares,
-    RedisConfig, Strategy, TlsConfig,
+    RedisConfig, Strategy, TlsConfig, VaultConfig,
 };
 use aether_core::Secret;
 use aether_node::NodeConfig;
@@ -208,6 +208,7 @@ pub(super) fn control(config: &Config) -> Result<ControlConfig, CliError> {
     options.jwt = jwt(config);
     options.oidc = oidc(config)?;
     options.local_users = config.security.local_users;
+    options.vault = vault(config);
     options.commit = crate::version::COMMIT.to_owned();
     options.store_dir = is_embedded(config).then(|| server.state_dir.clone());
     Ok(options)
@@ -253,6 +254,23 @@ fn oidc(config: &Config) -> Result<Vec<OidcIssuer>, CliError> {
         issuers.push(issuer);
     }
     Ok(issuers)
+}
+
+fn vault(config: &Config) -> Option<VaultConfig> {
+    let security = &config.security;
+    let text = |text: &String| (!text.is_empty()).then(|| text.clone());
+    security.vault_enabled.then(|| VaultConfig {
+        address: security.vault_address.clone(),
+        token: security.vault_token.clone(),
+        token_file: security.vault_token_file.clone(),
+        namespace: text(&security.vault_namespace),
+        mount: security.vault_mount.clone(),
+        prefix: security.vault_path.clone(),
+        transit_key: text(&security.vault_transit_key),
+        transit_mount: security.vault_transit_mount.clone(),
+        ca_file: security.vault_ca_file.clone(),
+        timeout: security.vault_timeout,
+    })
 }
 
 pub(super) fn pepper_path(config: &Config) -> PathBuf {

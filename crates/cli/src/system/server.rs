@@ -26,7 +26,7 @@ use aether_node::network::NetworkPool;
 use aether_node::{ControlDialer, DataListener, Node, NodeParts};
 use aether_proto::pipe::{Incoming, pipe};
 use aether_proto::transport::{Local, NodeTransport, local};
-use aether_store::{SealKey, Store};
+use aether_store::{SealKeys, Store};
 use async_trait::async_trait;
 use futures::TryFutureExt;
 use std::sync::Arc;
@@ -266,7 +266,7 @@ pub(super) async fn connect_store(
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
 ) -> Result<Store, CliError> {
-    let seal = SealKey::load_or_create(&config.server.state_dir.join("seal.key"), rng.as_ref());
+    let seal = SealKeys::load_or_create(&config.server.state_dir.join("seal.key"), rng.as_ref());
     let seal = seal.map_err(|e| CliError::failed(e.to_string()))?;
     let connected = Store::connect(parts::store(config), seal, clock, rng).await;
     connected.map_err(|e| {

@@ -19,8 +19,9 @@ fn options(config: &Config) -> String {
     let control = parts::control(config).expect("options");
     // No secret shows itself.
     let redis = control.redis.as_ref().map(|redis| redis.password.expose().to_owned());
+    let token = control.vault.as_ref().map_or("", |vault| vault.token.expose()).to_owned();
     format!(
-        "{:?} {:?} {:?} {:?} {control:?} {redis:?} {store} {:?} {} {} {}",
+        "{:?} {:?} {:?} {:?} {control:?} {redis:?} {token} {store} {:?} {} {} {}",
         parts::engine_to_check(config).expect("options"),
         parts::network(config).expect("options"),
         parts::images_with(config, PathBuf::from("/exe")),
@@ -95,6 +96,7 @@ const OPTIONS: &[(&str, &[&str], &str)] = &[
             "AuditConfig",
             "JwtConfig",
             "OidcIssuer",
+            "VaultConfig",
         ],
         "control/src",
     ),

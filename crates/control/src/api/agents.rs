@@ -88,7 +88,9 @@ pub(super) fn checked(caller: &Caller, config: AgentConfig) -> Result<CheckedCon
             "Leave tenant_id out, or use a key of that tenant.",
         ));
     }
-    config.check().map_err(ApiError::validation)
+    let checked = config.check().map_err(ApiError::validation)?;
+    super::secrets::may_name(caller, &checked.spec.secrets)?;
+    Ok(checked)
 }
 
 pub(super) async fn insert(
@@ -362,6 +364,7 @@ pub(crate) fn info(row: AgentRow) -> AgentInfo {
         config: row.spec,
         env_names: row.env_names,
         env: None,
+        secret_versions: row.secret_versions,
         status: row.observed,
         unhealthy,
         unhealthy_reason: row.unhealthy_reason.filter(|_| unhealthy),

@@ -146,13 +146,22 @@ impl Whole<'_> {
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(bytes).map_err(|error| match error.classify() {
         serde_json::error::Category::Data => {
-            let text = error.to_string();
+            let text = without_value(&error.to_string());
             // An unknown field's name is the client's, of any length.
             let field = text.split('`').nth(1).filter(|_| text.contains(" field ")).unwrap_or("body");
             ApiError::field(&crate::problem::clean(field), crate::problem::clean(&text))
         }
         _ => ApiError::bad_request(format!("The body is not JSON: {error}.")),
     })
+}
+
+/// The texts of what was sent may be secrets: an answer, which others log, has
+/// none of them.
+fn without_value(text: &str) -> String {
+    match (text.find(": string \""), text.rfind("\", expected")) {
+        (Some(from), Some(to)) if from < to => format!("{}: a string{}", &text[..from], &text[to + 1..]),
+        _ => text.to_owned(),
+    }
 }
 
 /// Wrong parameters that one answer names.

@@ -29,12 +29,14 @@ mod lawful;
 #[cfg(test)]
 mod limits_page;
 mod logs;
+mod master_key;
 #[cfg(test)]
 mod pages;
 mod ports;
 mod quotas;
 mod roles;
 mod routes;
+mod secrets;
 mod service_accounts;
 mod socket;
 mod system;

@@ -3,8 +3,8 @@
 //! saying both.
 
 use super::{
-    agents, audit, audit_export, auth, budgets, bulk, events, exec, exec_stream, files, images, keys, logs, ports,
-    quotas, roles, service_accounts, system, tenants, update, usage, users, wishes,
+    agents, audit, audit_export, auth, budgets, bulk, events, exec, exec_stream, files, images, keys, logs, master_key,
+    ports, quotas, roles, secrets, service_accounts, system, tenants, update, usage, users, wishes,
 };
 use crate::app::App;
 use crate::rates::Class;
@@ -125,6 +125,13 @@ pub(crate) fn table() -> Vec<Entry> {
         entry(Needs(P::QuotaRead), Short, routes!(budgets::list)),
         entry(Needs(P::TenantWrite), Short, routes!(budgets::set)),
         entry(Needs(P::TenantWrite), Short, routes!(budgets::lift)),
+        entry(Needs(P::SecretRead), Short, routes!(secrets::list)),
+        entry(Needs(P::SecretRead), Short, routes!(secrets::get)),
+        entry(Needs(P::SecretWrite), Short, routes!(secrets::set)),
+        entry(Needs(P::SecretWrite), Short, routes!(secrets::delete)),
+        entry(Needs(P::SecretWrite), Short, routes!(secrets::rotate)),
+        entry(Needs(P::PlatformAdmin), Short, routes!(master_key::get)),
+        entry(Needs(P::PlatformAdmin), Short, routes!(master_key::change)),
         entry(Needs(P::AgentRead), Short, routes!(agents::list)),
         entry(Needs(P::AgentCreate), Wait, routes!(agents::create)).of(Class::Create),
         entry(Needs(P::AgentCreate), Wait, routes!(bulk::create)).of(Class::Create),

@@ -1,6 +1,7 @@
 //! Test 28, its API part: requests that schemathesis makes of the OpenAPI
 //! document, as every kind of caller. No answer is a 5xx, or another than the
-//! document says. `AETHER_FUZZ_API_SECONDS` is the budget of each caller.
+//! document says. `AETHER_FUZZ_API_SECONDS` is the budget of each caller; in
+//! CI there are three of them.
 
 use crate::harness::{Server, start};
 use aether_core::Role;
@@ -10,7 +11,7 @@ use std::process::{Output, Stdio};
 use tokio::process::Command;
 
 const SECONDS: &str = "AETHER_FUZZ_API_SECONDS";
-const SECONDS_CI: u64 = 5;
+const SECONDS_CI: u64 = 4;
 /// Streams last until their client goes; every one has a test of its own.
 const STREAMS: [&str; 3] = ["list_events", "exec_stream", "forward_port"];
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
@@ -52,6 +53,9 @@ async fn no_request_meets_a_bug_or_an_undocumented_answer() {
         callers.push((role.as_str(), Some(server.key("default", role, None).await)));
     }
     callers.push(("another tenant", Some(server.key("other", Role::Admin, None).await)));
+    if std::env::var_os(SECONDS).is_none() {
+        callers.retain(|(name, _)| ["nobody", "admin", "platform_admin"].contains(name));
+    }
     let mut wrong = Vec::new();
     for (name, key) in &callers {
         let output = run(&server, key.as_deref(), (seconds, seed)).await;

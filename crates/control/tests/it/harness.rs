@@ -10,7 +10,7 @@ use aether_core::tenant::Tier;
 use aether_core::{AgentId, Clock, KeyId, NodeId, Permission, Principal, Role, TenantId, TenantScope, Timestamp};
 use aether_proto::pipe::{Connector, pipe};
 use aether_proto::transport::NodeTransport;
-use aether_store::{NewKey, NewTenant, SealKey, Store, StoreConfig, StoreError};
+use aether_store::{NewKey, NewTenant, SealKeys, Store, StoreConfig, StoreError};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -83,7 +83,8 @@ pub(crate) async fn start_with(change: impl FnOnce(&mut ControlConfig)) -> Serve
     let database = dir.path().join("store.db");
     let clock = Arc::new(Ahead::default());
     let cfg = StoreConfig::Sqlite { path: database.clone() };
-    let store = Store::connect(cfg, SealKey::from_bytes([7; 32]), clock.clone(), Arc::new(OsRng)).await.expect("store");
+    let seal = SealKeys::load_or_create(&dir.path().join("seal.key"), &OsRng).expect("a seal key");
+    let store = Store::connect(cfg, seal, clock.clone(), Arc::new(OsRng)).await.expect("store");
     store.migrate_up().await.expect("migrates");
     let pepper = dir.path().join("pepper");
     let mut cfg = ControlConfig::new("test-server", &pepper);

@@ -24,6 +24,7 @@ mod oidc;
 mod ports;
 mod rates;
 mod redis;
+mod secrets;
 mod sessions;
 mod signer;
 mod standing;

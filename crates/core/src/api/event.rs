@@ -14,7 +14,7 @@ pub struct EventInfo {
     #[cfg_attr(feature = "schema", schema(value_type = String, format = DateTime))]
     pub time: Timestamp,
     /// agent.created, agent.updated, agent.desired, agent.waiting,
-    /// agent.placed, agent.observed, agent.recovering, agent.gone.
+    /// agent.placed, agent.secrets, agent.observed, agent.recovering, agent.gone.
     pub kind: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schema(value_type = Option<String>))]

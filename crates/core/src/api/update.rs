@@ -184,6 +184,7 @@ impl CheckedPatch {
         }
         let mut errors = next.spec.validate();
         errors.extend(validate_env(&next.env));
+        errors.extend(crate::secrets::validate_beside_env(&next.spec.secrets, &next.env));
         if has_disk && next.spec.resources.disk_mb != now.spec.resources.with_defaults().disk_mb {
             errors.push(FieldError::new("resources.disk_mb", "cannot change once the agent has its disk"));
         }

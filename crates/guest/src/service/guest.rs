@@ -188,6 +188,7 @@ async fn identify(guest: &Arc<Guest>, request: wire::IdentifyRequest) -> Result<
         identity.gateway = network.as_ref().and_then(|network| network.gateway);
         identity.interface = network.map(|network| network.interface).unwrap_or_default();
     }
+    place_secrets(guest, &request.files)?;
     let (main_pid, main_error) = start_main(guest, main).await;
     if let Some(probe) = probe {
         start_probe(guest, probe);
@@ -204,6 +205,14 @@ async fn identify(guest: &Arc<Guest>, request: wire::IdentifyRequest) -> Result<
     lock(&guest.identity).answered = Some(answer.clone());
     *lock(&guest.token) = token;
     Ok(answer)
+}
+
+fn place_secrets(guest: &Guest, files: &[wire::SecretFile]) -> Result<(), ConnectError> {
+    if guest.role != Role::Init {
+        return Ok(());
+    }
+    super::secrets::place(files, &lock(&guest.identity).image_user)
+        .map_err(|error| ConnectError::failed_precondition(format!("a secret's file cannot be placed: {error}")))
 }
 
 async fn start_main(guest: &Arc<Guest>, spec: Option<Spec>) -> (u32, String) {

@@ -17,6 +17,7 @@ pub mod multipart;
 mod names;
 pub mod process;
 pub mod quiesce;
+mod secrets;
 mod stats;
 pub mod transfer;
 pub mod watching;

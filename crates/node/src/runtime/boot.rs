@@ -7,6 +7,7 @@ use super::identity;
 use super::laps::Laps;
 use super::run::{Run, Signal};
 use super::sandbox::{Fault, Sandbox};
+use super::secrets::Given;
 use super::wish::{Env, Wish};
 use crate::admission::{DiskSpace, Place};
 use crate::channel::GuestClient;
@@ -64,6 +65,8 @@ impl Sandbox {
         self.admit(wish)?;
         let device = self.take_image(wish).await?;
         laps.lap("image");
+        let secrets = self.take_secrets(wish).await?;
+        laps.lap("secrets");
         let place = self.wait_for_turn().await?;
         // Those before it in the queue have taken theirs by now.
         self.check_memory(self.row.memory_mb)?;
@@ -76,7 +79,7 @@ impl Sandbox {
         laps.lap("vmm");
         step!("boot.await_guest", self.wait_for_guest()).await?;
         laps.lap("guest");
-        self.give_identity(wish, env, &net).await?;
+        self.give_identity(wish, (env, secrets), &net).await?;
         laps.lap("identity");
         tracing::info!(agent = %self.agent_id(), slot = ?self.row.slot, took_ms = %laps, "booted");
         drop(place);
@@ -298,11 +301,16 @@ impl Sandbox {
         }
     }
 
-    async fn give_identity(&mut self, wish: &Wish, env: &Env, net: &ClaimedNet) -> Result<(), BootEnd> {
+    async fn give_identity(
+        &mut self,
+        wish: &Wish,
+        (env, secrets): (&Env, Given),
+        net: &ClaimedNet,
+    ) -> Result<(), BootEnd> {
         let host = self.host.clone();
         let image = self.row.image.as_ref().map(|i| i.config.clone()).unwrap_or_default();
         let token = identity::new_token(&*host.rng);
-        let request = identity::request(wish, env, &image, &net.guest, &token, (&*host.clock, &*host.rng))?;
+        let request = identity::request(wish, (env, &secrets), &image, &net.guest, &token, (&*host.clock, &*host.rng))?;
         if !self.still_wanted() {
             return Err(BootEnd::Cancelled);
         }

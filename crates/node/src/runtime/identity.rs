@@ -1,6 +1,7 @@
 //! What a guest is told after its boot: who it is and what it runs.
 
 use super::failure::Failure;
+use super::secrets::Given;
 use super::wish::{Env, Wish};
 use crate::channel::wire;
 use crate::engine::ChannelToken;
@@ -22,7 +23,7 @@ pub(super) fn new_token(rng: &dyn Rng) -> ChannelToken {
 
 pub(super) fn request(
     wish: &Wish,
-    env: &Env,
+    (env, secrets): (&Env, &Given),
     image: &ImageConfig,
     net: &GuestNet,
     token: &ChannelToken,
@@ -43,7 +44,12 @@ pub(super) fn request(
         unix_ns: clock.now().unix_ms().saturating_mul(1_000_000),
         entropy,
         channel_token: token.0.to_vec(),
-        env: env.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        env: env
+            .iter()
+            .chain(secrets.env.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
+        files: secrets.wire_files(spec.user.as_deref().unwrap_or_default()),
         network: (spec.network != NetworkPolicy::None).then(|| network(net)).into(),
         image: Some(image_config).into(),
         main: main_process(spec, image)?.into(),

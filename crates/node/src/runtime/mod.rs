@@ -27,6 +27,7 @@ mod policy;
 mod reports;
 mod run;
 mod sandbox;
+mod secrets;
 mod slots;
 mod spares;
 mod supervisor;
@@ -37,6 +38,7 @@ pub(crate) use failure::BootEnd;
 pub(crate) use logs::kept as kept_logs;
 pub(crate) use reports::Reports;
 pub(crate) use sandbox::{Fault, Sandbox, Status};
+pub(crate) use secrets::ControlLine;
 pub(crate) use slots::Slots;
 pub(crate) use spares::Spares;
 pub(crate) use supervisor::Supervisor;
@@ -68,7 +70,29 @@ pub(crate) struct Host {
     pub slots: Slots,
     pub spares: Arc<Spares>,
     pub reports: Reports,
+    pub control: ControlLine,
     pub shutdown: CancellationToken,
+}
+
+/// A wish for an agent with these secrets.
+#[cfg(test)]
+pub(crate) fn supervisor_wish(secrets: Vec<aether_core::SecretRef>) -> wish::Wish {
+    use aether_core::id::DEFAULT_CELL;
+    use aether_core::source::OsRng;
+    let spec = aether_core::AgentSpec { secrets, ..aether_core::AgentSpec::for_image("x") };
+    let assigned = crate::journal::Assigned {
+        agent_id: aether_core::AgentId::generate(DEFAULT_CELL, &OsRng),
+        tenant_id: aether_core::TenantId::default_tenant(),
+        generation: 1,
+        desired: aether_core::Desired::Running,
+        name: "x".into(),
+        spec,
+        expires_at: None,
+        image_digest: String::new(),
+        stop_timeout_ms: 0,
+        force: false,
+    };
+    wish::Wish { assigned, env: None }
 }
 
 impl Host {

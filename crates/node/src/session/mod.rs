@@ -74,6 +74,7 @@ impl Session {
                 () = self.host.shutdown.cancelled() => break,
             };
             self.host.reports.end_session();
+            self.host.control.close();
             if welcomed {
                 pause = BACKOFF_FIRST;
             }
@@ -113,6 +114,7 @@ impl Session {
             return Err(SessionError::Protocol("did not begin with a welcome"));
         };
         *welcomed = true;
+        self.host.control.open(client.clone(), &self.node_id, self.epoch);
         tracing::info!(server = %welcome.server_id, epoch = self.epoch, "session with the control plane");
         let every = match welcome.heartbeat_ms {
             0 => HEARTBEAT_DEFAULT,

@@ -12,6 +12,7 @@ mod orphans;
 mod recycle;
 mod registry;
 mod sagas;
+mod secrets;
 mod server;
 mod ttl;
 mod world;

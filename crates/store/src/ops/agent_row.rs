@@ -11,7 +11,7 @@ use aether_core::{AgentId, TenantScope};
 use std::collections::BTreeMap;
 
 /// In the order in which they are read.
-pub(crate) const COLUMNS: &str = "error_code, error_message, id, tenant_id, name, alias, spec, env_names, desired, \
+pub(crate) const COLUMNS: &str = "error_code, error_message, id, tenant_id, name, alias, spec, env_names, secret_versions, desired, \
     observed, version, generation, pending_restart, node_id, assigned, isolation, engine, disk_encryption, \
     image_digest, placement_reason, queue_position, exit_code, exit_signal, restarts, unhealthy, unhealthy_reason, \
     created_ms, updated_ms, started_ms, stopped_ms, expires_ms, stop_force, stop_timeout_ms, \
@@ -27,6 +27,7 @@ pub(crate) fn decode(row: &Row) -> Result<AgentRow, StoreError> {
         alias: row.parse_opt("alias")?,
         spec: row.json("spec")?,
         env_names: row.json("env_names")?,
+        secret_versions: row.json("secret_versions")?,
         desired: row.parse("desired")?,
         observed: row.parse("observed")?,
         version: row.uint("version")?,
@@ -175,6 +176,9 @@ fn changes(before: &AgentRow, after: &AgentRow) -> Result<Vec<(&'static str, Val
     if before.env_names != after.env_names {
         changed.push(("env_names", to_json(&after.env_names)?.into()));
     }
+    if before.secret_versions != after.secret_versions {
+        changed.push(("secret_versions", to_json(&after.secret_versions)?.into()));
+    }
     if before.pending_restart != after.pending_restart {
         changed.push(("pending_restart", to_json(&after.pending_restart)?.into()));
     }
@@ -292,6 +296,7 @@ mod tests {
             name: "other".parse().expect("a name"),
             spec,
             env_names: vec!["A".into()],
+            secret_versions: BTreeMap::from([("S".to_owned(), 8)]),
             desired: Desired::Stopped,
             observed: Observed::Failed,
             generation: 7,
@@ -350,7 +355,7 @@ mod tests {
             assert_eq!(named(&row, &row)?, [""; 0]);
             assert_eq!(named(&row, &explained)?, ["placement_reason"]);
             let other = changed(&cx, &row);
-            assert_eq!(named(&row, &other)?.len(), columns(&row).len() + 4);
+            assert_eq!(named(&row, &other)?.len(), columns(&row).len() + 5);
             for next in [other, row.clone()] {
                 let (before, _) = lock_any(&mut tx, &row.id).await?.expect("is there");
                 let trace = Trace { event: "agent.updated", data: serde_json::json!({}), action: None };

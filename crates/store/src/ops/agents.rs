@@ -2,7 +2,7 @@
 
 use super::agent_row::{self, COLUMNS, Trace, decode};
 use super::desire::{self, Held};
-use super::{audit, events, idempotency, nodes, quota, reach, reservation};
+use super::{audit, events, idempotency, nodes, quota, reach, reservation, secrets};
 use crate::error::StoreError;
 use crate::model::{AgentRow, Created, DesireOptions, NewAgent, NodeStatus};
 use crate::tx::{Context, Tx, from_json, params, query_one, to_json};
@@ -32,6 +32,7 @@ pub(crate) async fn create(
         return Ok(Created { agent: reach::found(scope, agent)?, replayed: true });
     }
     entered.require_active()?;
+    secrets::require(tx, scope.tenant(), &new.spec.secrets).await?;
     let mut row = fresh_row(cx, scope, new);
     reach::narrow(scope, &mut row.spec)?;
     let sealed = seal_env(cx, &row, &new.env)?;
@@ -56,6 +57,7 @@ fn fresh_row(cx: &Context, scope: &TenantScope, new: &NewAgent) -> AgentRow {
         alias: new.alias.clone(),
         spec: new.spec.clone(),
         env_names: new.env.keys().cloned().collect(),
+        secret_versions: BTreeMap::new(),
         desired: Desired::Running,
         observed: Observed::Pending,
         version: 1,
@@ -205,6 +207,9 @@ pub(crate) async fn set_desired(
     let Some(next) = desire::next(&row, wanted, options, cx.now(), held)? else { return Ok(row) };
     if wanted == Desired::Running {
         quota::enter(tx, &row.tenant).await?.require_active()?;
+        if let Some(name) = secrets::missing(tx, &row).await? {
+            return Err(StoreError::SecretMissing { name });
+        }
     }
     if held == Held::No {
         // Should the node come back, its full set does not have the agent.

@@ -8,7 +8,7 @@
 //!       erased                 nothing is left but its audit records, and its id
 //! ```
 
-use super::{agent_row, agents, audit, budgets, events, quota};
+use super::{agent_row, agents, audit, budgets, events, quota, secrets};
 use crate::error::StoreError;
 use crate::model::{BudgetRow, DesireOptions, Epoch, NewTenant, TenantChange, TenantErasure, TenantRow};
 use crate::tx::{Context, Row, Tx, from_json, params, query_one, to_json};
@@ -321,7 +321,8 @@ pub(crate) async fn erase_step(
         Some(row) if row.status == TenantStatus::Deleting => {}
         _ => return Ok(Erasure::Done),
     }
-    if agents_left(tx, id).await? > 0 {
+    // What is in Vault is removed there first, and then its rows.
+    if agents_left(tx, id).await? > 0 || !secrets::in_vault(tx, id).await?.is_empty() {
         return Ok(Erasure::Waits);
     }
     let mut erased = 0;
@@ -329,6 +330,8 @@ pub(crate) async fn erase_step(
         "DELETE FROM agents WHERE id IN (SELECT id FROM agents WHERE tenant_id = $1 AND desired = 'gone' LIMIT $2)",
         "DELETE FROM idempotency_keys WHERE (tenant_id, key) IN
            (SELECT tenant_id, key FROM idempotency_keys WHERE tenant_id = $1 LIMIT $2)",
+        "DELETE FROM secrets WHERE (tenant_id, name) IN
+           (SELECT tenant_id, name FROM secrets WHERE tenant_id = $1 LIMIT $2)",
         "DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE tenant_id = $1 LIMIT $2)",
     ] {
         erased += tx.execute(sql, params![id.as_str(), BATCH]).await?;

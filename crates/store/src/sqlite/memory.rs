@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use std::sync::Arc;
 
 pub(crate) fn context() -> Context {
-    let seal = crate::SealKey::from_bytes([7; 32]);
+    let seal = crate::SealKey::from_bytes([7; 32]).into();
     Context { clock: Arc::new(SystemClock::default()), rng: Arc::new(OsRng), seal }
 }
 

@@ -17,5 +17,6 @@ mod leaks;
 mod machine;
 mod memory;
 mod neighbours;
+mod secrets;
 mod terminal;
 mod tour;

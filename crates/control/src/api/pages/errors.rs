@@ -185,6 +185,10 @@ fn told_failure(code: &str) -> (&'static str, &'static str) {
             "The node can only emulate, which is no security boundary, and the tenant is not `default`.",
             "Use a node with KVM; or `engine.allow_emulation`, for tests.",
         ),
+        failure::SECRET_UNAVAILABLE => (
+            "A secret that the agent names was deleted, is no text, or could not be had from Vault or the control plane.",
+            "`message` says which and why. Set it again, or see to Vault; then start the agent.",
+        ),
         _ => panic!("{code} needs its row"),
     }
 }

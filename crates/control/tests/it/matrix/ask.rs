@@ -56,9 +56,12 @@ impl Ask {
             _ => &names.agent,
         };
         let new = format!("made/by-matrix:{number}");
+        let new_secret = format!("made-{number}");
         let name = match row.object {
             Object::Source => &new,
             Object::Role => &names.role,
+            Object::Secret => &names.secret,
+            Object::NewSecret => &new_secret,
             _ => &names.image,
         };
         let mut path = row.path.replace("{exec_id}", &names.exec).replace("{tenant_id}", &names.tenant);
@@ -156,7 +159,8 @@ impl Actor {
 impl Answer {
     fn leaks<'a>(&self, world: &'a World, asked: &str) -> Option<&'a str> {
         let mine = &world.mine;
-        let things = [&mine.agent, &mine.exec, &mine.key, &mine.account, &mine.role, &mine.user, &world.digest];
+        let things =
+            [&mine.agent, &mine.exec, &mine.key, &mine.account, &mine.role, &mine.user, &mine.secret, &world.digest];
         let told = things.into_iter().map(String::as_str).chain([SECRET]);
         told.into_iter().find(|id| self.body.contains(id) && !asked.contains(id))
     }
@@ -200,6 +204,9 @@ fn body(row: &Row, names: &Names, gently: bool, number: u64) -> Option<Value> {
         ("POST", "/v1/tenants") => json!({ "id": format!("made-{number}") }),
         ("PATCH", "/v1/tenants/{id}" | "/v1/tenants/me") => json!({ "name": format!("N {number}") }),
         ("PUT", "/v1/quotas/{tenant_id}") => json!({ "max_agents": 10_000 + number }),
+        ("PUT", "/v1/secrets/{name}") => json!({ "value": format!("value {number}") }),
+        ("POST", "/v1/secrets/{name}/rotate") => json!({ "bytes": 32 }),
+        ("POST", "/v1/system/master-key") => json!({ "step": "drop" }),
         ("POST", "/v1/images") => json!({ "reference": format!("made/app:{number}") }),
         ("PUT", "/v1/images/{name}") => json!({ "source": names.image }),
         ("POST", "/v1/images/prune") => json!({ "dry_run": gently }),

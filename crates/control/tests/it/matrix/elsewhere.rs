@@ -32,6 +32,8 @@ fn asks(names: &Names, own: &str, tenant: &str, number: u64) -> Vec<Ask> {
         Ask::new("POST", "/v1/agents/bulk/delete", Some(json!({ "ids": [id, "absent", id] }))),
         Ask::new("POST", "/v1/agents/bulk/create", Some(json!({ "agents": [other_tenant, other_tenant] }))),
         Ask::new("POST", "/v1/agents", Some(other_tenant)),
+        Ask::new("PUT", format!("/v1/secrets/made-{number}"), Some(json!({ "value": "x", "tenant_id": names.tenant }))),
+        Ask::new("POST", "/v1/agents", Some(json!({ "image": "never", "secrets": [names.secret] }))),
         Ask::new("PUT", format!("/v1/images/made/tag:{number}"), Some(json!({ "source": image }))),
         Ask::new("DELETE", format!("/v1/images/{image}"), None),
         Ask::new("GET", format!("/v1/quotas/me?tenant_id={}", names.tenant), None),
@@ -51,7 +53,7 @@ async fn compared(world: &World, actor: &Actor, tenant: &str, found: &mut Vec<Op
         |ask: &Ask| tenant == MINE && ask.body.as_ref().is_some_and(|b| b.to_string().contains("tenant_id"));
     let of_mine = asks(&world.mine, own, tenant, number);
     for (ask, none) in of_mine.iter().zip(asks(&nothing, own, tenant, number)).filter(|(ask, _)| !names_own(ask)) {
-        let ids = |n: &Names| [n.agent.clone(), n.exec.clone(), n.image.clone(), n.tenant.clone()];
+        let ids = |n: &Names| [&n.agent, &n.exec, &n.image, &n.tenant, &n.secret].map(String::clone);
         let of_nothing = none.send(world, actor, &ids(&nothing)).await;
         let answers = (ask.send(world, actor, &ids(&world.mine)).await, of_nothing);
         found.push(match answers {

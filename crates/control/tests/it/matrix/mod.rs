@@ -74,10 +74,10 @@ fn expected(row: &Row, actor: &Actor, place: Place, has_body: bool) -> Expected 
     }
     let owner = tenant == MINE || named_another;
     let foreign = match row.object {
-        Object::Open | Object::Own | Object::Platform | Object::Tenant => false,
+        Object::Open | Object::Own | Object::Platform | Object::Tenant | Object::NewSecret => false,
         Object::Quota | Object::Label => !owner && !platform,
         Object::Agent | Object::Exec | Object::Image | Object::Source | Object::Agents => !owner,
-        Object::Key | Object::Account | Object::Role | Object::User => !owner,
+        Object::Key | Object::Account | Object::Role | Object::User | Object::Secret => !owner,
     };
     let owners = Allowed { on_owners: owner || matches!(row.object, Object::Quota | Object::Label | Object::Tenant) };
     match (place, row.path) {
@@ -173,8 +173,8 @@ impl Case<'_> {
         let number = world.number();
         let ask = |names: &Names| Ask::of(self.row, names, gently, number).at(self.place, names);
         let ids = |names: &Names| {
-            let Names { agent, exec, key, image, account, role, user, .. } = names.clone();
-            [agent, exec, key, image, account, role, user]
+            let Names { agent, exec, key, image, account, role, user, secret, .. } = names.clone();
+            [agent, exec, key, image, account, role, user, secret]
         };
         let send = async |names: &Names| ask(names).send(world, self.actor, &ids(names)).await;
         let answer = match send(&self.names).await {
@@ -214,6 +214,7 @@ impl Case<'_> {
             (Object::Role, ..) => world.fresh_role().await,
             (Object::Label, ..) => world.fresh_label().await,
             (Object::User, ..) => world.fresh_user().await,
+            (Object::Secret, "DELETE", _) => world.fresh_secret().await,
             (Object::Tenant, "POST" | "PATCH" | "DELETE", _) => world.fresh_tenant().await,
             (_, "DELETE", "/v1/agents/{id}/files") => {
                 world.fresh_file("/gone").await;

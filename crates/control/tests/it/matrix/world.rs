@@ -45,6 +45,7 @@ pub(super) struct Names {
     pub(super) exec: String,
     pub(super) key: String,
     pub(super) user: String,
+    pub(super) secret: String,
     pub(super) image: String,
     pub(super) tenant: String,
     /// A service account's id.
@@ -72,7 +73,9 @@ pub(super) const NAME: &str = "prime";
 pub(super) const ALIAS: &str = "prime-too";
 /// The idempotency key under which the owner's agent was made.
 pub(super) const ONCE: &str = "once";
-/// What its env holds.
+/// The secret that the owner keeps.
+const KEPT: &str = "owners-secret";
+/// What its env and the secret hold.
 pub(super) const SECRET: &str = "of-mine";
 
 /// What is nobody's, of each kind.
@@ -82,6 +85,7 @@ pub(super) fn absent() -> Names {
         exec: "exec0aaaaaaaaaaaaaaaa".into(),
         key: "keyc0aaaaaaaaaaaaaaaa".into(),
         user: "usrc0aaaaaaaaaaaaaaaa".into(),
+        secret: "nobodys-secret".into(),
         image: "absent/image:1".into(),
         tenant: "nobody".into(),
         account: "svac0aaaaaaaaaaaaaaaa".into(),
@@ -130,6 +134,7 @@ impl World {
         made(as_admin(Method::POST, "/v1/roles").json(&role)).await;
         let user = as_admin(Method::POST, "/v1/users").json(&json!({ "name": "kept", "role": "viewer" }));
         let user = made(user).await;
+        made(as_admin(Method::PUT, &format!("/v1/secrets/{KEPT}")).json(&json!({ "value": SECRET }))).await;
         let own = server.as_key(&other, Method::POST, "/v1/agents?wait=running").json(&agent("own", "python:3.11"));
         let own = text(&made(own).await, "id");
         let mine = Names {
@@ -137,6 +142,7 @@ impl World {
             exec: text(&exec, "exec_id"),
             key: text(&key, "id"),
             user: text(&user, "id"),
+            secret: KEPT.into(),
             image: "team/app:1".into(),
             tenant: MINE.into(),
             account: text(&account, "id"),
@@ -210,6 +216,12 @@ impl World {
         Names { user: text(&user, "id"), ..self.mine.clone() }
     }
 
+    pub(super) async fn fresh_secret(&self) -> Names {
+        let secret = format!("fresh-{}", self.number());
+        made(self.admin(Method::PUT, &format!("/v1/secrets/{secret}")).json(&json!({ "value": "x" }))).await;
+        Names { secret, ..self.mine.clone() }
+    }
+
     pub(super) async fn fresh_tenant(&self) -> Names {
         let tenant = format!("fresh-{}", self.number());
         self.server.tenant(&tenant.parse().expect("a tenant")).await;
@@ -230,6 +242,8 @@ impl World {
             "/v1/agents/prime/execs",
             "/v1/auth/keys?per_page=100",
             "/v1/users?per_page=100",
+            "/v1/secrets?per_page=100",
+            "/v1/secrets/owners-secret",
             "/v1/images",
             "/v1/service-accounts",
             "/v1/roles",

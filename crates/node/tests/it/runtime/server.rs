@@ -7,10 +7,11 @@ use aether_proto::node::node_data_client::NodeDataClient;
 use aether_proto::node::node_message::Message as Up;
 use aether_proto::node::server_message::Message as Down;
 use aether_proto::node::{
-    AgentAssignment, AgentReport, DesiredSet, NodeHeartbeat, NodeHello, NodeMessage, ServerMessage, ServerWelcome,
+    AgentAssignment, AgentReport, DesiredSet, NodeHeartbeat, NodeHello, NodeMessage, SecretsRequest, SecretsResponse,
+    ServerMessage, ServerWelcome,
 };
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +50,9 @@ struct State {
     reports: Vec<AgentReport>,
     acked: u64,
     beats: Vec<NodeHeartbeat>,
+    /// What is asked for secrets is answered with these, one after the other.
+    secrets: VecDeque<Result<SecretsResponse, Status>>,
+    asked: Vec<SecretsRequest>,
 }
 
 impl Server {
@@ -163,6 +167,15 @@ impl Server {
         self.until("ack", |s| (s.acked >= s.revision).then_some(())).await;
     }
 
+    /// The next answers to who asks for secrets.
+    pub(super) fn answer_secrets(&self, answers: impl IntoIterator<Item = Result<SecretsResponse, Status>>) {
+        self.change(|s| s.secrets.extend(answers));
+    }
+
+    pub(super) fn asked_for_secrets(&self) -> Vec<SecretsRequest> {
+        self.shared.state.lock().asked.clone()
+    }
+
     /// Forgets an agent: the next set is a full one without it.
     pub(super) fn forget(&self, agent: &str) {
         self.change(|s| {
@@ -176,6 +189,14 @@ type Down1 = Result<ServerMessage, Status>;
 
 #[tonic::async_trait]
 impl NodeControl for Server {
+    async fn secrets(&self, request: Request<SecretsRequest>) -> Result<Response<SecretsResponse>, Status> {
+        let answer = self.change(|s| {
+            s.asked.push(request.into_inner());
+            s.secrets.pop_front()
+        });
+        answer.unwrap_or_else(|| Err(Status::unavailable("no secrets here"))).map(Response::new)
+    }
+
     type SessionStream = Pin<Box<dyn futures::Stream<Item = Down1> + Send>>;
 
     async fn session(&self, request: Request<Streaming<NodeMessage>>) -> Result<Response<Self::SessionStream>, Status> {
