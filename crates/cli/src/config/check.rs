@@ -44,9 +44,6 @@ fn server(said: &mut Said, config: &Config) {
         let given = if server.tls_cert.is_some() { "server.tls_cert" } else { "server.tls_key" };
         said.wrong(given, "server.tls_cert and server.tls_key go together: set both or none");
     }
-    if server.tls_own_ca && server.tls_cert.is_some() {
-        said.wrong("server.tls_own_ca", "set it, or server.tls_cert and server.tls_key, not both");
-    }
     for name in &server.tls_names {
         let letters = |c: char| c.is_ascii_alphanumeric() || "-.:*".contains(c);
         if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(letters) {

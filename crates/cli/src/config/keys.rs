@@ -119,8 +119,9 @@ settings! {
         tls_cert: Option<PathBuf> = "", Live;
         /// The certificate's key (PEM).
         tls_key: Option<PathBuf> = "", Live;
-        /// HTTPS with a certificate of the server's own authority, made in the folder `tls` of `server.state_dir`:
-        /// clients trust its `ca.pem` (for the command line `SSL_CERT_FILE`). `aether server --tls` sets it.
+        /// Where `server.tls_cert` is not set: HTTPS with a certificate of the server's own authority, made in the
+        /// folder `tls` of `server.state_dir`; clients trust its `ca.pem` (for the command line `SSL_CERT_FILE`).
+        /// `aether server --tls` sets it.
         tls_own_ca: bool = "false", Restart;
         /// Names and addresses that clients reach the server by, beside its host name, `localhost` and its own
         /// addresses; for `server.tls_own_ca`.

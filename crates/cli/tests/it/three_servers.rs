@@ -13,6 +13,8 @@ const SERVERS: usize = 3;
 const ASKED: usize = 200;
 const QUOTA: usize = 50;
 const ROUNDS_CI: u64 = 2;
+/// What servers on one database must have in common.
+const JWT_SECRET: &str = "the-same-for-all-three-of-these-servers";
 
 /// One request as root, who acts for the tenant: its status and body.
 fn ask(server: &Live, method: &str, path: &str, body: &Value) -> (u16, Value) {
@@ -63,7 +65,8 @@ async fn fifty_of_two_hundred_over_three_servers() {
     let url = fresh_database().await;
     let rounds = trials("AETHER_QUOTA_ROUNDS", ROUNDS_CI);
     tokio::task::spawn_blocking(move || {
-        let mut servers: Vec<Live> = (0..SERVERS).map(|_| Live::prepare(&[("DATABASE_URL", &url)])).collect();
+        let mut servers: Vec<Live> =
+            (0..SERVERS).map(|_| Live::prepare(&[("DATABASE_URL", &url), ("JWT_SECRET", JWT_SECRET)])).collect();
         let up = servers[0].with_config(&["migrate", "up"]);
         assert_eq!(up.code, Some(0), "{up:?}");
         servers.iter_mut().for_each(Live::launch);

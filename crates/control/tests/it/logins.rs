@@ -63,7 +63,7 @@ async fn a_token_is_its_key_and_no_more() {
         (&claims["iss"], &claims["aud"], &claims["tenant"]),
         (&json!("aether"), &json!("aether-api"), &json!("acme"))
     );
-    assert_eq!((&claims["role"], &claims["sub"]), (&json!("admin"), &claims["user"]));
+    assert_eq!((&claims["role"], &claims["sub"]), (&json!("viewer"), &claims["user"]));
     assert_eq!(claims["scopes"], json!(["agent:read", "agent:exec", "quota:read"]));
     assert_eq!(server.status(&token, "/v1/agents").await, 200);
     assert_eq!(server.status(&token, "/v1/auth/keys").await, 403, "the key may not either");

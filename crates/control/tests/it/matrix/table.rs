@@ -163,7 +163,7 @@ pub(super) fn holds(role: Role, permission: &str) -> bool {
 
 /// What a key that is narrowed to labels or images may at most.
 pub(super) fn narrowed_may(permission: &str) -> bool {
-    permission.starts_with("agent:") || matches!(permission, "quota:read" | "tenant:read")
+    permission == ANYTHING || permission.starts_with("agent:") || matches!(permission, "quota:read" | "tenant:read")
 }
 
 /// An operation that the table does not have, or the document does not, is an
