@@ -69,7 +69,15 @@ async fn fifty_of_two_hundred_over_three_servers() {
             (0..SERVERS).map(|_| Live::prepare(&[("DATABASE_URL", &url), ("JWT_SECRET", JWT_SECRET)])).collect();
         let up = servers[0].with_config(&["migrate", "up"]);
         assert_eq!(up.code, Some(0), "{up:?}");
-        servers.iter_mut().for_each(Live::launch);
+        servers[0].launch();
+        // What one seals the others open.
+        let key = servers[0].dir.path().join("state/seal.key");
+        for server in &mut servers[1..] {
+            let state = server.dir.path().join("state");
+            std::fs::create_dir_all(&state).expect("made");
+            std::fs::copy(&key, state.join("seal.key")).expect("copied");
+            server.launch();
+        }
         servers[0].ok(&["tenant", "create", "q", "--tier", "unlimited"]);
         let limit = json!({ "max_agents": QUOTA });
         assert_eq!(ask(&servers[0], "PUT", "/v1/quotas/q", &limit).0, 200);
