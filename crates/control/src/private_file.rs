@@ -32,7 +32,7 @@ pub(crate) fn load_or_create(
     }
     // Written aside and linked into place: nobody reads half a key, and none
     // is written over.
-    let aside = path.with_extension(format!("new{}", std::process::id()));
+    let aside = aside(path);
     let made = write(&aside, &text(), 0o600).and_then(|()| std::fs::hard_link(&aside, path));
     let _ = std::fs::remove_file(&aside);
     match made {
@@ -54,6 +54,18 @@ pub(crate) fn read(path: &Path) -> Result<Zeroizing<String>, PrivateFileError> {
         Ok(text) if bytes.len() as u64 <= MAX => Ok(Zeroizing::new(text.trim().to_owned())),
         _ => Err(PrivateFileError::NoText(path.to_owned())),
     }
+}
+
+/// Puts a file in the place of another: whole or not at all.
+pub(crate) fn replace(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
+    let aside = aside(path);
+    let _ = std::fs::remove_file(&aside);
+    write(&aside, text, mode)?;
+    std::fs::rename(&aside, path)
+}
+
+fn aside(path: &Path) -> PathBuf {
+    path.with_extension(format!("new{}", std::process::id()))
 }
 
 pub(crate) fn write(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {

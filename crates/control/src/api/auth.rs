@@ -6,19 +6,19 @@
 
 use super::Caller;
 use super::extract::{Json, Params};
+use super::roles::checked_permissions;
 use crate::app::App;
 use crate::auth::{Peer, RefreshToken};
 use crate::problem::ApiError;
 use crate::rates::Class;
 use aether_core::api::{Jwks, LoginInfo, LoginRequest, RefreshRequest, TokenInfo, TokenRequest};
 use aether_core::id::DEFAULT_CELL;
-use aether_core::{Code, Permission, Principal, Problem, Secret, SessionId, TenantId, TenantScope};
+use aether_core::{Code, Principal, Problem, Secret, SessionId, TenantId, TenantScope};
 use aether_store::{AuditEntry, NewSession, Refreshed, Subject};
 use axum::Extension;
 use axum::extract::State;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use serde_json::json;
-use std::collections::BTreeSet;
 
 /// Runs what a stranger may get wrong only so often.
 async fn attempt<T>(app: &App, peer: &Peer, work: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
@@ -65,7 +65,8 @@ pub(crate) async fn token(
     Json(request): Json<TokenRequest>,
 ) -> Result<axum::Json<TokenInfo>, ApiError> {
     params.done()?;
-    let scopes = request.scopes.as_deref().map(scopes).transpose()?;
+    let scopes = request.scopes.as_deref().map(|texts| checked_permissions("scopes", texts));
+    let scopes = scopes.transpose().map_err(ApiError::validation)?.map(|scopes| scopes.iter().collect());
     let principal = attempt(&app, &peer, Box::pin(app.auth.by_key(&request.api_key))).await?;
     charge(&app, &principal).await?;
     let principal = scopes.iter().fold(principal, |principal, scopes| principal.narrowed(scopes));
@@ -82,12 +83,6 @@ pub(crate) async fn token(
     };
     app.store.audit(&principal.scope().from_address(peer.describe()), entry).await?;
     Ok(axum::Json(TokenInfo { token: issued.text, expires_in: issued.expires_in }))
-}
-
-fn scopes(texts: &[String]) -> Result<BTreeSet<Permission>, ApiError> {
-    let unknown =
-        |text: &String| ApiError::field("scopes", format!("{:?} is not a permission", crate::problem::clean(text)));
-    texts.iter().map(|text| text.parse().map_err(|_| unknown(text))).collect()
 }
 
 /// Log in with an API key, or with user and password where local users are
@@ -228,14 +223,9 @@ async fn refreshed(app: &App, peer: &Peer, text: &str) -> Result<axum::Json<Logi
     post, path = "/v1/auth/logout", operation_id = "logout", tag = "auth",
     responses((status = 204), (status = 400, description = "An API key is no token", body = Problem))
 )]
-pub(crate) async fn logout(
-    State(app): State<App>,
-    caller: Caller,
-    headers: HeaderMap,
-    params: Params,
-) -> Result<StatusCode, ApiError> {
+pub(crate) async fn logout(State(app): State<App>, caller: Caller, params: Params) -> Result<StatusCode, ApiError> {
     params.done()?;
-    let Some(token) = app.auth.token_of(&headers)? else {
+    let Some(token) = caller.token() else {
         return Err(ApiError::new(
             Code::BadRequest,
             "The request brings no token that could be revoked.",

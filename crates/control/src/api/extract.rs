@@ -2,6 +2,7 @@
 
 use crate::app::App;
 use crate::problem::ApiError;
+use aether_core::api::Page;
 use aether_core::{Code, FieldError, Timestamp};
 use aether_store::Idempotency;
 use axum::body::Body;
@@ -183,6 +184,25 @@ impl FromRequestParts<App> for Params {
     }
 }
 
+/// Which part is asked for of a list that is read whole.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Paging {
+    page: u64,
+    per_page: u64,
+}
+
+impl Paging {
+    /// The page without its data yet, and the rows that are on it.
+    pub(crate) fn of<R, T>(self, rows: Vec<R>) -> (Page<T>, impl Iterator<Item = R>) {
+        let Self { page, per_page } = self;
+        let total = rows.len() as u64;
+        let first = usize::try_from((page - 1) * per_page).unwrap_or(usize::MAX);
+        let data = Vec::new();
+        let page = Page { data, page: page as u32, per_page: per_page as u32, total, next_cursor: None };
+        (page, rows.into_iter().skip(first).take(per_page as usize))
+    }
+}
+
 impl Params {
     #[cfg(test)]
     pub(crate) fn of(pairs: &[(&str, &str)]) -> Self {
@@ -227,6 +247,12 @@ impl Params {
                 None
             }
         }
+    }
+
+    /// `page` and `per_page`.
+    pub(crate) fn paging(&mut self) -> Paging {
+        let page = self.number("page", 1..=1_000_000).unwrap_or(1);
+        Paging { page, per_page: self.number("per_page", 1..=100).unwrap_or(20) }
     }
 
     /// Seconds or Go's form, at most `most`.

@@ -2,7 +2,7 @@
 
 use super::routes::{Access, Deadline, Rule};
 use crate::app::App;
-use crate::auth::{Held, Peer, Standing};
+use crate::auth::{Held, Peer, Presented, Standing};
 use crate::problem::ApiError;
 use crate::server::Patience;
 use aether_core::{Code, Permission, Principal, TenantId, TenantScope};
@@ -22,6 +22,8 @@ const TENANT_HEADER: &str = "aether-tenant";
 pub(crate) struct Caller {
     principal: Principal,
     address: String,
+    /// What it brought, if that is a token.
+    token: Option<Presented>,
     /// What a long request stands on.
     held: Option<Held>,
 }
@@ -34,6 +36,10 @@ impl Caller {
 
     pub(crate) fn tenant(&self) -> &str {
         self.principal.tenant.as_str()
+    }
+
+    pub(crate) fn token(&self) -> Option<&Presented> {
+        self.token.as_ref()
     }
 
     /// Returns when the caller may no longer do what it does in a long
@@ -89,10 +95,7 @@ pub(super) async fn guard(State((app, rule)): State<(App, Rule)>, mut request: R
         return with_caller(ApiError::forbidden(permission.as_str()).into_response(), caller);
     }
     if let Some(permission) = needed.filter(|_| rule.deadline != Deadline::Short) {
-        match app.auth.token_of(request.headers()) {
-            Ok(token) => caller.held = Standing::hold(&app, &caller, token, permission),
-            Err(error) => return with_caller(error.into_response(), caller),
-        }
+        caller.held = Standing::hold(&app, &caller, caller.token(), permission);
     }
     let mut response = match caller.held.clone() {
         Some(held) => standing(&app, &rule, &held, (&caller, request), next).await,
@@ -135,9 +138,9 @@ fn with_caller(mut response: Response, caller: Caller) -> Response {
 
 async fn authenticate(app: &App, peer: Option<Peer>, headers: &HeaderMap) -> Result<Caller, ApiError> {
     let peer = peer.ok_or_else(|| ApiError::internal("a request without its peer: the accept loop sets it"))?;
-    let principal = app.auth.principal(&peer, headers).await?;
+    let (principal, token) = app.auth.caller(&peer, headers).await?;
     let principal = in_named_tenant(app, principal, headers).await?;
-    Ok(Caller { principal, address: peer.describe(), held: None })
+    Ok(Caller { principal, address: peer.describe(), token, held: None })
 }
 
 /// Operators of the platform act for a tenant by naming it; everybody else is

@@ -134,18 +134,14 @@ pub(crate) async fn list(
     caller: Caller,
     mut params: Params,
 ) -> Result<axum::Json<Page<KeyInfo>>, ApiError> {
-    let page = params.number("page", 1..=1_000_000).unwrap_or(1);
-    let per_page = params.number("per_page", 1..=100).unwrap_or(20);
+    let paging = params.paging();
     params.done()?;
-    let keys = app.store.list_keys(&caller.scope()).await?;
-    let total = keys.len() as u64;
-    let first = usize::try_from((page - 1) * per_page).unwrap_or(usize::MAX);
-    let mut data = Vec::new();
-    for row in keys.into_iter().skip(first).take(per_page as usize) {
+    let (mut page, rows) = paging.of(app.store.list_keys(&caller.scope()).await?);
+    for row in rows {
         let budget = budget_of(&app, &row).await?;
-        data.push(info(row, budget.map(|budget| budget.limits)));
+        page.data.push(info(row, budget.map(|budget| budget.limits)));
     }
-    Ok(axum::Json(Page { data, page: page as u32, per_page: per_page as u32, total, next_cursor: None }))
+    Ok(axum::Json(page))
 }
 
 async fn budget_of(app: &App, row: &KeyRow) -> Result<Option<BudgetRow>, ApiError> {

@@ -87,14 +87,10 @@ pub(crate) async fn list(
     caller: Caller,
     mut params: Params,
 ) -> Result<axum::Json<Page<SecretInfo>>, ApiError> {
-    let page = params.number("page", 1..=1_000_000).unwrap_or(1);
-    let per_page = params.number("per_page", 1..=100).unwrap_or(20);
+    let paging = params.paging();
     params.done()?;
-    let rows = app.store.list_secrets(&caller.scope()).await?;
-    let total = rows.len() as u64;
-    let first = usize::try_from((page - 1) * per_page).unwrap_or(usize::MAX);
-    let data = rows.into_iter().skip(first).take(per_page as usize).map(|row| info(row, Vec::new())).collect();
-    Ok(axum::Json(Page { data, page: page as u32, per_page: per_page as u32, total, next_cursor: None }))
+    let (page, rows) = paging.of(app.store.list_secrets(&caller.scope()).await?);
+    Ok(axum::Json(Page { data: rows.map(|row| info(row, Vec::new())).collect(), ..page }))
 }
 
 /// One secret and the versions that are kept, without their values.

@@ -96,8 +96,12 @@ pub(crate) async fn get(
     find(&app, &caller, &id).await.map(|row| axum::Json(info(row)))
 }
 
-async fn set_enabled(app: &App, caller: &Caller, id: &str, enabled: bool) -> Result<ServiceAccountInfo, ApiError> {
-    let row = find(app, caller, id).await?;
+async fn set_enabled(
+    app: &App,
+    caller: &Caller,
+    row: ServiceAccountRow,
+    enabled: bool,
+) -> Result<ServiceAccountInfo, ApiError> {
     app.store.set_service_account_enabled(&caller.scope(), &row.id, enabled).await?;
     Ok(ServiceAccountInfo { enabled, ..info(row) })
 }
@@ -115,7 +119,8 @@ pub(crate) async fn disable(
     params: Params,
 ) -> Result<axum::Json<ServiceAccountInfo>, ApiError> {
     params.done()?;
-    set_enabled(&app, &caller, &id, false).await.map(axum::Json)
+    let row = find(&app, &caller, &id).await?;
+    set_enabled(&app, &caller, row, false).await.map(axum::Json)
 }
 
 /// Take a disabled service account's keys again.
@@ -141,7 +146,7 @@ pub(crate) async fn enable(
             "Have it enabled by somebody who holds them.",
         ));
     }
-    set_enabled(&app, &caller, &id, true).await.map(axum::Json)
+    set_enabled(&app, &caller, row, true).await.map(axum::Json)
 }
 
 /// Delete a service account; its keys are revoked with it.

@@ -102,14 +102,10 @@ pub(crate) async fn list(
     caller: Caller,
     mut params: Params,
 ) -> Result<axum::Json<Page<UserInfo>>, ApiError> {
-    let page = params.number("page", 1..=1_000_000).unwrap_or(1);
-    let per_page = params.number("per_page", 1..=100).unwrap_or(20);
+    let paging = params.paging();
     params.done()?;
-    let users = app.store.list_users(&caller.scope()).await?;
-    let total = users.len() as u64;
-    let first = usize::try_from((page - 1) * per_page).unwrap_or(usize::MAX);
-    let data = users.into_iter().skip(first).take(per_page as usize).map(info).collect();
-    Ok(axum::Json(Page { data, page: page as u32, per_page: per_page as u32, total, next_cursor: None }))
+    let (page, rows) = paging.of(app.store.list_users(&caller.scope()).await?);
+    Ok(axum::Json(Page { data: rows.map(info).collect(), ..page }))
 }
 
 async fn find(app: &App, caller: &Caller, id: &str) -> Result<UserRow, ApiError> {

@@ -2,7 +2,7 @@
 
 use super::Seal;
 use crate::config::ControlConfig;
-use aether_core::audit::{Digest, DigestKind, Head};
+use aether_core::audit::{Digest, DigestKind, Hash, Head, Signature};
 use aether_core::{Clock, Live, TenantId};
 use aether_store::{AUDIT_LINKED_AT_ONCE, AuditCut, AuditHead, Epoch, Store, StoreError};
 use std::sync::Arc;
@@ -87,18 +87,21 @@ impl Keeper {
     }
 
     fn interval(&self, head: AuditHead) -> Digest {
-        self.seal.signer.sign(Head {
-            kind: DigestKind::Interval,
-            number: head.digest_number + 1,
-            tenant: head.tenant,
-            from: head.digest_to + 1,
-            to: head.position,
-            unsealed: 0,
-            head: head.hash,
-            tail: None,
-            previous: head.digest_signature,
-            time: self.clock.now(),
-        })
+        let (after, to) = ((head.digest_number, head.digest_signature), head.position);
+        self.sign(DigestKind::Interval, head.tenant, after, (head.digest_to + 1, to), head.hash)
+    }
+
+    /// The digest that comes `after` another: its number and signature.
+    fn sign(
+        &self,
+        kind: DigestKind,
+        tenant: Option<String>,
+        (number, previous): (u64, Option<Signature>),
+        (from, to): (u64, u64),
+        head: Hash,
+    ) -> Digest {
+        let (number, time) = (number + 1, self.clock.now());
+        self.seal.signer.sign(Head { kind, number, tenant, from, to, unsealed: 0, head, tail: None, previous, time })
     }
 
     /// Brings the anchor file up to the store; whether it is. That it cannot be
@@ -134,10 +137,12 @@ impl Keeper {
         }
         let anchor = self.seal.anchor.clone();
         // That it cannot be read is said where digests are anchored.
-        let Ok((last, ends)) = blocking(move || Ok((anchor.last()?, anchor.ends()?))).await else { return Ok(()) };
+        let Ok(last) = blocking(move || anchor.last()).await else { return Ok(()) };
         if self.store.audit_last_digest().await? >= last {
             return Ok(());
         }
+        let anchor = self.seal.anchor.clone();
+        let Ok(ends) = blocking(move || anchor.ends()).await else { return Ok(()) };
         let mut digests = Vec::new();
         for end in ends {
             let head = self.store.audit_head_of_chain(end.tenant.as_deref()).await?;
@@ -154,18 +159,8 @@ impl Keeper {
     }
 
     fn restored(&self, head: AuditHead, end: &Digest) -> Digest {
-        self.seal.signer.sign(Head {
-            kind: DigestKind::Restored,
-            number: end.number + 1,
-            tenant: head.tenant,
-            from: head.digest_to + 1,
-            to: head.position,
-            unsealed: 0,
-            head: head.hash,
-            tail: None,
-            previous: Some(end.signature),
-            time: self.clock.now(),
-        })
+        let (after, to) = ((end.number, Some(end.signature)), head.position);
+        self.sign(DigestKind::Restored, head.tenant, after, (head.digest_to + 1, to), head.hash)
     }
 
     /// The signed cut is kept and anchored before anything goes; and only what
@@ -211,19 +206,9 @@ impl Keeper {
         Ok(())
     }
 
-    fn cut(&self, cut: AuditCut) -> Digest {
-        self.seal.signer.sign(Head {
-            kind: DigestKind::Cut,
-            number: cut.head.digest_number + 1,
-            tenant: cut.head.tenant,
-            from: cut.head.floor + 1,
-            to: cut.signed.digest.to,
-            unsealed: 0,
-            head: cut.hash,
-            tail: None,
-            previous: cut.head.digest_signature,
-            time: self.clock.now(),
-        })
+    fn cut(&self, AuditCut { head, signed, hash }: AuditCut) -> Digest {
+        let after = (head.digest_number, head.digest_signature);
+        self.sign(DigestKind::Cut, head.tenant, after, (head.floor + 1, signed.digest.to), hash)
     }
 }
 

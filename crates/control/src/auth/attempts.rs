@@ -3,9 +3,9 @@
 //! server counts for itself.
 
 use super::Peer;
+use crate::server::PeerKey;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 /// Failures at once.
@@ -18,39 +18,14 @@ const MOST: usize = 10_000;
 /// By address: when it will have no failures any more.
 #[derive(Default)]
 pub(crate) struct Attempts {
-    clean_at: Mutex<BTreeMap<Of, Duration>>,
-}
-
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Of {
-    V4([u8; 4]),
-    /// A /64: one subscriber's.
-    V6([u8; 8]),
-    User(u32),
-}
-
-impl Of {
-    fn peer(peer: &Peer) -> Self {
-        let address = match peer {
-            Peer::Unix(user) => return Self::User(user.uid),
-            Peer::Tcp(address) => address.ip().to_canonical(),
-        };
-        match address {
-            IpAddr::V4(ip) => Self::V4(ip.octets()),
-            IpAddr::V6(ip) => {
-                let mut net = [0; 8];
-                net.copy_from_slice(&ip.octets()[..8]);
-                Self::V6(net)
-            }
-        }
-    }
+    clean_at: Mutex<BTreeMap<PeerKey, Duration>>,
 }
 
 impl Attempts {
     /// Counts an attempt as failed until [`Attempts::succeeded`] takes that
     /// back: many at one time are as many. Else how long to wait.
     pub(crate) fn begin(&self, peer: &Peer, now: Duration) -> Result<(), Duration> {
-        let of = Of::peer(peer);
+        let of = PeerKey::of(peer);
         let mut clean_at = self.clean_at.lock();
         let after = clean_at.get(&of).copied().unwrap_or_default().max(now) + EACH;
         match after.checked_sub(now + EACH * BURST) {
@@ -61,7 +36,7 @@ impl Attempts {
             clean_at.retain(|_, at| *at > now);
         }
         if clean_at.len() >= MOST && !clean_at.contains_key(&of) {
-            let first = clean_at.iter().min_by_key(|(_, at)| **at).map(|(of, _)| of.clone());
+            let first = clean_at.iter().min_by_key(|(_, at)| **at).map(|(of, _)| *of);
             first.and_then(|first| clean_at.remove(&first));
         }
         clean_at.insert(of, after);
@@ -69,7 +44,7 @@ impl Attempts {
     }
 
     pub(crate) fn succeeded(&self, peer: &Peer) {
-        if let Some(at) = self.clean_at.lock().get_mut(&Of::peer(peer)) {
+        if let Some(at) = self.clean_at.lock().get_mut(&PeerKey::of(peer)) {
             *at = at.saturating_sub(EACH);
         }
     }
@@ -78,6 +53,7 @@ impl Attempts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::IpAddr;
 
     fn peer(address: &str) -> Peer {
         Peer::Tcp((address.parse::<IpAddr>().expect("an address"), 1).into())

@@ -86,11 +86,21 @@ pub(crate) struct Authenticator {
 }
 
 impl Authenticator {
-    pub(crate) async fn principal(&self, peer: &Peer, headers: &HeaderMap) -> Result<Principal, ApiError> {
+    /// Who calls, and the token that they bring, if it is one.
+    pub(crate) async fn caller(
+        &self,
+        peer: &Peer,
+        headers: &HeaderMap,
+    ) -> Result<(Principal, Option<Presented>), ApiError> {
         // A key given is a key meant, on the socket too.
-        if let Some(text) = presented_key(headers)? {
-            return if ApiKey::parse(&text).is_some() { self.by_key(&text).await } else { self.by_token(&text).await };
+        match presented_key(headers)? {
+            Some(text) if ApiKey::parse(&text).is_some() => Ok((self.by_key(&text).await?, None)),
+            Some(text) => self.by_token(&text).await.map(|(principal, token)| (principal, Some(token))),
+            None => Ok((self.without_a_key(peer).await?, None)),
         }
+    }
+
+    async fn without_a_key(&self, peer: &Peer) -> Result<Principal, ApiError> {
         match peer {
             Peer::Unix(user) => match self.local.of(*user, self.clock.monotonic()).await {
                 LocalUser::Root => Ok(local(user.uid, Role::PlatformAdmin)),
@@ -112,7 +122,7 @@ impl Authenticator {
         self.of_key(&row)
     }
 
-    async fn by_token(&self, text: &str) -> Result<Principal, ApiError> {
+    async fn by_token(&self, text: &str) -> Result<(Principal, Presented), ApiError> {
         let compact = Compact::parse(text).ok_or_else(ApiError::unauthorized)?;
         if self.outside.knows(&compact) {
             return self.vouched(&compact).await;
@@ -126,11 +136,12 @@ impl Authenticator {
         if principal.tenant != token.tenant {
             return Err(ApiError::unauthorized());
         }
-        Ok(principal.narrowed(&token.scopes))
+        let presented = Presented { id: token.id, expires_at: token.expires_at, session: token.session };
+        Ok((principal.narrowed(&token.scopes), presented))
     }
 
     /// Of an outside issuer: what it is here is said by the configuration.
-    async fn vouched(&self, token: &Compact<'_>) -> Result<Principal, ApiError> {
+    async fn vouched(&self, token: &Compact<'_>) -> Result<(Principal, Presented), ApiError> {
         let unreachable = |_| ApiError::unavailable("The keys of the token's issuer cannot be had.", 5);
         let vouched = self.outside.vouched(token).await.map_err(unreachable)?.ok_or_else(ApiError::unauthorized)?;
         if !self.store.token_stands(&vouched.id, None).await? {
@@ -140,23 +151,11 @@ impl Authenticator {
         if tenant.status != TenantStatus::Active {
             return Err(crate::api::inactive(tenant.status));
         }
-        Ok(vouched.principal)
-    }
-
-    /// The token that a request which was let in brings; none where it brings
-    /// a key or nothing.
-    pub(crate) fn token_of(&self, headers: &HeaderMap) -> Result<Option<Presented>, ApiError> {
-        let text = presented_key(headers)?.unwrap_or_default();
-        let Some(token) = Compact::parse(&text) else { return Ok(None) };
         let now = self.clock.now();
-        if self.outside.knows(&token) {
-            let ends = Timestamp::from_unix_ms(token.seconds("exp").unwrap_or_default().saturating_mul(1000));
-            // Its end may be a little past, as its issuer's clock may be.
-            let expires_at = ends.max(now).min(now.plus(LONGEST)).plus(LEEWAY);
-            return Ok(Some(Presented { id: oidc::id_of(&token), expires_at, session: None }));
-        }
-        let verified = self.tokens.get().verify(&token, now);
-        Ok(verified.map(|t| Presented { id: t.id, expires_at: t.expires_at, session: t.session }))
+        let ends = Timestamp::from_unix_ms(token.seconds("exp").unwrap_or_default().saturating_mul(1000));
+        // Its end may be a little past, as its issuer's clock may be.
+        let expires_at = ends.max(now).min(now.plus(LONGEST)).plus(LEEWAY);
+        Ok((vouched.principal, Presented { id: vouched.id, expires_at, session: None }))
     }
 
     /// Whoever a token or a session speaks for, as their row says now.

@@ -17,7 +17,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -27,9 +27,10 @@ const ASKED_EVERY: Duration = Duration::from_secs(1);
 /// Who, for which tenant, by which token if any, to do what.
 type Right = (Credential, TenantId, Option<String>, Permission);
 
-/// The rights that something stands on.
+/// The rights that something stands on, or did at the last look: however many
+/// requests come by one, it is looked at once.
 #[derive(Default)]
-pub(crate) struct Standing(Mutex<BTreeMap<Right, Weak<CancellationToken>>>);
+pub(crate) struct Standing(Mutex<BTreeMap<Right, Arc<CancellationToken>>>);
 
 /// Kept by what stands on a right for as long as it does.
 #[derive(Clone, Debug)]
@@ -53,52 +54,59 @@ impl Standing {
     pub(crate) fn hold(
         app: &App,
         caller: &Principal,
-        presented: Option<Presented>,
+        presented: Option<&Presented>,
         permission: Permission,
     ) -> Option<Held> {
         if matches!(caller.credential, Credential::LocalUser { .. } | Credential::Anonymous) {
             return None;
         }
-        let token = presented.as_ref().map(|token| token.id.clone());
+        let token = presented.map(|token| token.id.clone());
         let right = (caller.credential.clone(), caller.tenant.clone(), token, permission);
         let mut rights = app.standing.0.lock();
-        let known = rights.get(&right).and_then(Weak::upgrade).filter(|token| !token.is_cancelled());
-        let token = known.unwrap_or_else(|| {
+        let token = rights.entry(right.clone()).or_insert_with(|| {
             let token = Arc::new(CancellationToken::new());
-            rights.insert(right, Arc::downgrade(&token));
-            tokio::spawn(ask(app.clone(), (caller.clone(), presented), permission, Arc::downgrade(&token)));
+            tokio::spawn(ask(app.clone(), right, (caller.clone(), presented.cloned()), token.clone()));
             token
         });
-        Some(Held(token))
+        Some(Held(token.clone()))
+    }
+
+    /// Whether nothing stands on it any more; it is forgotten then.
+    fn over(&self, right: &Right, token: &Arc<CancellationToken>) -> bool {
+        let mut rights = self.0.lock();
+        // Ours, and that of the map.
+        let over = Arc::strong_count(token) <= 2;
+        if over {
+            rights.remove(right);
+        }
+        over
     }
 }
 
 async fn ask(
     app: App,
+    right: Right,
     (caller, presented): (Principal, Option<Presented>),
-    permission: Permission,
-    token: Weak<CancellationToken>,
+    token: Arc<CancellationToken>,
 ) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(ASKED_EVERY) => {}
-            () = app.draining.cancelled() => break,
+            () = app.draining.cancelled() => return,
         }
-        if token.strong_count() == 0 {
-            break;
+        if app.standing.over(&right, &token) {
+            return;
         }
-        match app.auth.still(&caller, presented.as_ref(), permission).await {
+        match app.auth.still(&caller, presented.as_ref(), right.3).await {
             Ok(true) => {}
             Ok(false) => {
-                if let Some(token) = token.upgrade() {
-                    token.cancel();
-                }
-                break;
+                // Forgotten first: one that is given back is a new one.
+                app.standing.0.lock().remove(&right);
+                return token.cancel();
             }
             Err(error) => tracing::debug!(%error, "whether a right still holds is not known"),
         }
     }
-    app.standing.0.lock().retain(|_, token| token.strong_count() > 0);
 }
 
 struct UntilLost {

@@ -6,15 +6,15 @@
 
 use super::tls::TlsError;
 use crate::config::TlsConfig;
+use crate::private_file::{self, PrivateFileError};
 use aether_core::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
-use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const ROOT_HOLDS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -37,13 +37,13 @@ pub(super) fn issue(cfg: &TlsConfig, names: &[String], now: Timestamp) -> Result
     };
     std::fs::create_dir_all(folder).map_err(io(folder))?;
     let (root, root_key) = (root_path(cfg), cfg.cert_path.with_file_name("ca.key"));
-    let issuer = match (read(&root)?, read_private(&root_key)?) {
+    let issuer = match (found(std::fs::read_to_string(&root)).map_err(io(&root))?, private(&root_key)?) {
         (Some(pem), Some(key)) => issuer(&root, &pem, &key)?,
         // The one without the other is of no use, and not ours to throw away.
         (None, None) => {
             let (pem, key) = new_root(now)?;
-            write(&root_key, &key, 0o600).map_err(io(&root_key))?;
-            write(&root, &pem, 0o644).map_err(io(&root))?;
+            private_file::replace(&root_key, &key, 0o600).map_err(io(&root_key))?;
+            private_file::replace(&root, &pem, 0o644).map_err(io(&root))?;
             tracing::info!(path = %root.display(), "an authority was made: clients that trust this file trust the server");
             issuer(&root, &pem, &key)?
         }
@@ -58,8 +58,8 @@ pub(super) fn issue(cfg: &TlsConfig, names: &[String], now: Timestamp) -> Result
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
     let certificate = params.signed_by(&key, &issuer)?;
-    write(&cfg.key_path, &key.serialize_pem(), 0o600).map_err(io(&cfg.key_path))?;
-    write(&cfg.cert_path, &certificate.pem(), 0o644).map_err(io(&cfg.cert_path))
+    private_file::replace(&cfg.key_path, &key.serialize_pem(), 0o600).map_err(io(&cfg.key_path))?;
+    private_file::replace(&cfg.cert_path, &certificate.pem(), 0o644).map_err(io(&cfg.cert_path))
 }
 
 fn new_root(now: Timestamp) -> Result<(String, String), TlsError> {
@@ -97,34 +97,24 @@ fn valid(params: &mut CertificateParams, now: Timestamp, holds: Duration) {
     (params.not_before, params.not_after) = (day(now.minus(DAY)), day(now.plus(holds)));
 }
 
-fn read(path: &Path) -> Result<Option<String>, TlsError> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
+fn found<T>(read: std::io::Result<T>) -> std::io::Result<Option<T>> {
+    match read {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(TlsError::Io { path: path.to_owned(), source }),
+        read => read.map(Some),
     }
 }
 
-fn read_private(path: &Path) -> Result<Option<String>, TlsError> {
-    if std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0) {
-        return Err(TlsError::Readable(path.to_owned()));
+fn private(path: &Path) -> Result<Option<Zeroizing<String>>, PrivateFileError> {
+    match private_file::read(path) {
+        Err(PrivateFileError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some),
     }
-    read(path)
-}
-
-/// Whole or not at all.
-fn write(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
-    let aside = path.with_extension(format!("new{}", std::process::id()));
-    let _ = std::fs::remove_file(&aside);
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&aside)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&aside, path)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     fn config(dir: &Path) -> TlsConfig {
         let (cert_path, key_path) = (dir.join("server.pem"), dir.join("server.key"));
@@ -159,7 +149,7 @@ mod tests {
         let cfg = config(dir.path());
         issue(&cfg, &[], now()).expect("issues");
         std::fs::set_permissions(dir.path().join("ca.key"), std::fs::Permissions::from_mode(0o640)).expect("chmod");
-        assert!(matches!(issue(&cfg, &[], now()), Err(TlsError::Readable(_))));
+        assert!(matches!(issue(&cfg, &[], now()), Err(TlsError::Key(PrivateFileError::Readable(_)))));
         std::fs::remove_file(dir.path().join("ca.key")).expect("removed");
         assert!(matches!(issue(&cfg, &[], now()), Err(TlsError::HalfAuthority(_))));
         std::fs::write(dir.path().join("ca.key"), "no key").expect("written");

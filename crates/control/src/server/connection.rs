@@ -219,13 +219,13 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
 /// Who a connection is counted for. An IPv6 peer has its whole /64; on the
 /// local socket the user counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum PeerKey {
+pub(crate) enum PeerKey {
     Address(IpAddr),
     User(u32),
 }
 
 impl PeerKey {
-    pub(super) fn of(peer: &Peer) -> Self {
+    pub(crate) fn of(peer: &Peer) -> Self {
         match peer {
             Peer::Tcp(address) => Self::of_address(address.ip()),
             Peer::Unix(user) => Self::User(user.uid),

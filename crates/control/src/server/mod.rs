@@ -15,6 +15,7 @@ mod watch;
 
 #[cfg(test)]
 pub(crate) use accept::UNSENT_MOST;
+pub(crate) use connection::PeerKey;
 #[cfg(test)]
 pub(crate) use connection::REQUESTS_TO_A_CONNECTION;
 pub(crate) use places::Places;

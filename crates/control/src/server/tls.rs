@@ -2,6 +2,7 @@
 
 use super::authority;
 use crate::config::TlsConfig;
+use crate::private_file::PrivateFileError;
 use aether_core::Timestamp;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -17,8 +18,8 @@ pub enum TlsError {
     NoCertificate(PathBuf),
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
-    #[error("the key file {0} can be read by others: chmod 600 it, and see who read it")]
-    Readable(PathBuf),
+    #[error(transparent)]
+    Key(#[from] PrivateFileError),
     #[error("{0} is missing, and its other half is there: restore it, or remove that for a new authority")]
     HalfAuthority(PathBuf),
     #[error("the certificate cannot be made: {0}")]
